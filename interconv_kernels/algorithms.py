@@ -1,0 +1,242 @@
+"""The layer as arithmetic: three forms of InterConv, forward and backward, over a vendor convolution and a backend's set ops.
+
+With weight = [Wu | Ws] and s the set's mean (paper, Eq. 1-3), y_i = conv(u_i; Wu) + conv(s; Ws) + b:
+
+* concat    the paper word for word: conv(concat(u_i, s); weight). 2N half-convolutions (C -> Co channels).
+* split     conv(u_i; Wu) + t, where t = conv(s; Ws) + b is computed once a set. N + B.
+* centered  m = conv(s; Wu + Ws) + b is the mean of the set's outputs, d_i = conv(u_i - u_K; Wu) their differences from the last
+            one: y_K = m - (1/K) sum d, y_i = y_K + d_i. N. (Deviations from s instead of u_K cost the same, but then
+            y_K = m - sum d multiplies the rounding error of s by K.)
+
+The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so `_split` and `_centered` serve
+grad_u as well. Nothing is kept for the backward but u and weight; the set means are computed anew.
+
+All tensors here are dense in one memory format, no set is empty, and N > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .convolution import Conv
+from .layout import block_rows, empty_rows, flat, memory_format, sum_dtype
+from .sets import SetIndex
+
+NAMES = ("auto", "concat", "split", "centered")
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def forward(ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex) -> Tensor:
+    """y [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]."""
+    if algorithm == "concat":
+        return conv.forward(ops.concat_set_mean(u, sets), weight, bias)
+    w_own, w_set = _halves(weight)
+    height, width = conv.output_size(u.shape[2:], weight.shape[2:])
+    step = block_rows(u, max(u[0].numel(), weight.shape[0] * height * width), w_own.numel())
+    if algorithm == "split":
+        return _split(ops, conv, u, w_own, w_set, bias, sets, step)
+    return _centered(ops, conv, u, w_own, w_set, bias, sets, step)
+
+
+def backward(
+    ops: ModuleType, algorithm: str, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+) -> Gradients:
+    """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
+    if algorithm == "concat":
+        return _concat_backward(ops, conv, g, u, weight, sets, need)
+    w_own, w_set = _halves(weight)
+    step = block_rows(u, max(u[0].numel(), g[0].numel()), w_own.numel())
+    form = _split_backward if algorithm == "split" else _centered_backward
+    return form(ops, conv, g, u, w_own, w_set, sets, step, need)
+
+
+# --- concat ---------------------------------------------------------------------------------------------------------------------
+
+
+def _concat_backward(
+    ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+) -> Gradients:
+    grad_u = grad_weight = None
+    if need[0]:
+        like = empty_rows(u, u.shape[0], 2 * u.shape[1])  # dgrad asks for a shape alone: never touched
+        grad_u = ops.concat_set_mean_backward(conv.grad_input(g, like, weight), sets)
+    if need[1]:
+        grad_weight = conv.grad_weight(g, ops.concat_set_mean(u, sets), weight)
+    return grad_u, grad_weight, sum_pixels(g) if need[2] else None
+
+
+# --- split ----------------------------------------------------------------------------------------------------------------------
+
+
+def _split(
+    ops: ModuleType, conv: Conv, u: Tensor, w_own: Tensor, w_set: Tensor, bias: Tensor | None, sets: SetIndex, step: int
+) -> Tensor:
+    t = conv.forward(ops.set_reduce(u, sets, mean=True), w_set, bias)
+    y = _Rows(u.shape[0])
+    for lo, hi in _sample_blocks(u, step):
+        own = conv.forward(u[lo:hi], w_own)
+        ops.set_add(own, t, sets, mean=False, out=y.slot(lo, hi, like=own), block=(lo, hi))
+    return y.tensor
+
+
+def _split_backward(
+    ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, w_own: Tensor, w_set: Tensor, sets: SetIndex, step: int, need: Sequence[bool]
+) -> Gradients:
+    """grad_u_i = dgrad(g_i; Wu) + dgrad(G; Ws) / K, grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b), with G the
+    set's summed gradient, which also sums to grad_b."""
+    g_sum = ops.set_reduce(g, sets, mean=False)
+    grad_u, own, from_set = _Rows(u.shape[0]), _Sum(), _Sum()
+    if need[0]:
+        t = conv.grad_input(g_sum, u[: sets.num_sets], w_set)
+    if need[1]:
+        from_set.add(conv.grad_weight(g_sum, ops.set_reduce(u, sets, mean=True), w_set))
+    for lo, hi in _sample_blocks(u, step):
+        if need[0]:
+            rows = conv.grad_input(g[lo:hi], u[lo:hi], w_own)
+            ops.set_add(rows, t, sets, mean=True, out=grad_u.slot(lo, hi, like=rows), block=(lo, hi))
+        if need[1]:
+            own.add(conv.grad_weight(g[lo:hi], u[lo:hi], w_own))
+    grad_weight = torch.cat([own.total, from_set.total], dim=1) if need[1] else None
+    return grad_u.tensor, grad_weight, sum_pixels(g_sum) if need[2] else None
+
+
+# --- centered -------------------------------------------------------------------------------------------------------------------
+
+
+def _centered(
+    ops: ModuleType, conv: Conv, u: Tensor, w_own: Tensor, w_set: Tensor, bias: Tensor | None, sets: SetIndex, step: int
+) -> Tensor:
+    w_sum = w_own + w_set
+    y = _Rows(u.shape[0])
+    if sets.num_sets == sets.num_rows:  # every K = 1: a plain convolution with Wu + Ws
+        for lo, hi in _sample_blocks(u, step):
+            y.put(lo, hi, conv.forward(u[lo:hi], w_sum, bias))
+        return y.tensor
+    for lo, hi, part in _set_blocks(sets, step):
+        mean, dev = ops.center(u[lo:hi], part, from_mean=False)
+        m = conv.forward(mean, w_sum, bias)
+        d = conv.forward(dev, w_own) if dev.shape[0] else empty_rows(m, 0)
+        ops.uncenter(m, d, part, out=y.slot(lo, hi, like=m))
+    return y.tensor
+
+
+def _centered_backward(
+    ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, w_own: Tensor, w_set: Tensor, sets: SetIndex, step: int, need: Sequence[bool]
+) -> Gradients:
+    """grad_u: the same form, with dgrad. grad_Ws = sum_b corr(s_b, G_b); grad_Wu = grad_Ws + sum_{i<K} corr(u_i - u_K, g_i - G/K),
+    since the g_i - G/K of a set sum to zero: K correlations a set, where `split` takes K + 1."""
+    w_sum = w_own + w_set
+    grad_u, from_set, from_dev, grad_bias = _Rows(u.shape[0]), _Sum(), _Sum(), _Sum()
+    grad_weight: Tensor | None = None
+    if sets.num_sets == sets.num_rows:
+        for lo, hi in _sample_blocks(u, step):
+            if need[0]:
+                grad_u.put(lo, hi, conv.grad_input(g[lo:hi], u[lo:hi], w_sum))
+            if need[1]:
+                from_set.add(conv.grad_weight(g[lo:hi], u[lo:hi], w_own))
+        if need[1]:
+            grad_weight = torch.cat([from_set.total, from_set.total], dim=1)
+        return grad_u.tensor, grad_weight, sum_pixels(g) if need[2] else None
+    for lo, hi, part in _set_blocks(sets, step):
+        if need[0]:
+            g_mean, g_dev = ops.center(g[lo:hi], part, from_mean=False)
+            m = conv.grad_input(g_mean, u[: g_mean.shape[0]], w_sum)
+            d = conv.grad_input(g_dev, u[: g_dev.shape[0]], w_own) if g_dev.shape[0] else empty_rows(m, 0)
+            ops.uncenter(m, d, part, out=grad_u.slot(lo, hi, like=m))
+        if need[1] or need[2]:
+            g_sum, g_dev = ops.center(g[lo:hi], part, from_mean=True)
+            flat(g_sum, memory_format(g_sum)).mul_(part.sizes(g.dtype))
+            if need[2]:
+                grad_bias.add(sum_pixels(g_sum))
+        if need[1]:
+            s, u_dev = ops.center(u[lo:hi], part, from_mean=False)
+            from_set.add(conv.grad_weight(g_sum, s, w_set))
+            if u_dev.shape[0]:
+                from_dev.add(conv.grad_weight(g_dev, u_dev, w_own))
+    if need[1]:
+        own = from_set.total if from_dev.total is None else from_set.total + from_dev.total
+        grad_weight = torch.cat([own, from_set.total], dim=1)
+    return grad_u.tensor, grad_weight, grad_bias.total
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """The samples of a result, made block by block."""
+
+    def __init__(self, rows: int):
+        self.rows = rows
+        self.tensor: Tensor | None = None
+
+    def slot(self, lo: int, hi: int, like: Tensor) -> Tensor:
+        """Where the samples lo ... hi-1 go: `like` itself where it holds all of them, so that it can be updated in place."""
+        if self.tensor is None:
+            self.tensor = like if like.shape[0] == self.rows else empty_rows(like, self.rows)
+        return self.tensor[lo:hi]
+
+    def put(self, lo: int, hi: int, rows: Tensor) -> None:
+        slot = self.slot(lo, hi, like=rows)
+        if slot.data_ptr() != rows.data_ptr():
+            slot.copy_(rows)
+
+
+class _Sum:
+    """A running sum of gradients from several blocks, in float32 for low precision."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def add(self, term: Tensor) -> None:
+        term = term.to(sum_dtype(term))
+        self.total = term if self.total is None else self.total.add_(term)
+
+
+def sum_pixels(g: Tensor) -> Tensor:
+    """[Co], the sum of g [N,Co,H',W'] over samples and pixels."""
+    if memory_format(g) == torch.channels_last:
+        return g.permute(0, 2, 3, 1).reshape(-1, g.shape[1]).sum(0, dtype=sum_dtype(g))
+    return g.sum((2, 3), dtype=sum_dtype(g)).sum(0)
+
+
+def _halves(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Wu and Ws [Co,C,k,k], dense, of weight [Co,2C,k,k]."""
+    own, from_set = weight.split(weight.shape[1] // 2, dim=1)
+    fmt = memory_format(weight)
+    return own.contiguous(memory_format=fmt), from_set.contiguous(memory_format=fmt)
+
+
+def _sample_blocks(u: Tensor, step: int) -> Iterator[tuple[int, int]]:
+    """(first sample, one past the last) of consecutive blocks. In channels_last a plain convolution gains nothing from blocks."""
+    step = u.shape[0] if memory_format(u) == torch.channels_last else step
+    for lo in range(0, u.shape[0], step):
+        yield lo, min(u.shape[0], lo + step)
+
+
+def _set_blocks(sets: SetIndex, step: int) -> Iterator[tuple[int, int, SetIndex]]:
+    """(first sample, one past the last, the sets) of consecutive blocks of whole sets, about `step` samples each."""
+    if sets.borders is None or sets.num_rows <= step:
+        yield 0, sets.num_rows, sets
+        return
+    first = 0
+    for b in range(sets.num_sets):
+        if b + 1 == sets.num_sets or sets.borders[b + 2] - sets.borders[first] > step:
+            yield sets.borders[first], sets.borders[b + 1], sets.part(first, b + 1)
+            first = b + 1
+
+
+def choose(algorithm: str, u: Tensor, weight: Tensor, num_sets: int) -> str:
+    """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md, "The choice").
+
+    A set costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for small sets and
+    much arithmetic per value, k^2 C. With K = 1 `centered` is one plain convolution.
+    """
+    if algorithm != "auto":
+        return algorithm
+    mean_size = u.shape[0] / num_sets
+    intensity = weight.shape[2] * weight.shape[3] * u.shape[1]
+    return "centered" if mean_size == 1 or mean_size <= min(8, intensity / 72) else "split"

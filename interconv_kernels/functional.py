@@ -1,0 +1,193 @@
+"""The functional interface: checks, autocast, and the three shapes a batch of sets comes in."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import algorithms, ops  # noqa: F401  (ops registers the operators)
+from .autograd import InterConvFunction
+from .backends import check_name
+from .convolution import Conv
+from .errors import unknown_name
+from .sets import Sets, as_sets
+
+Algorithm = Literal["auto", "concat", "split", "centered"]
+Padding = Literal["same"] | int | tuple[int, int]
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def interconv2d(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sets: Sets | Any = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = "same",
+    dilation: int | tuple[int, int] = 1,
+    algorithm: Algorithm = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    """InterConv: y_i = conv(concat(u_i, s); weight) + bias, with s the mean over the sample's set (paper, Eq. 1-3).
+
+    Args:
+        u: [N,C,H,W] packed samples with `sets`; or dense [B,K,C,H,W], sets of equal size; or a jagged nested tensor
+            [B,j,C,H,W]. float64, float32, bfloat16 or float16, NCHW or channels_last.
+        weight: [Co,2C,kh,kw], the half for u_i first, then the half for s; u's dtype and device.
+        bias: [Co] or None.
+        sets: for packed u: `Sets`, or a list of lengths, a tensor of offsets, or one int (equal sets). Else None.
+        stride, dilation: an int or (height, width), >= 1.
+        padding: "same" (dilation * (k - 1) / 2 on each side, for odd k; with stride 1 the size is kept), or zeros on each side as
+            an int or (height, width).
+        algorithm: "concat", "split", "centered" or "auto" (docs/design.md): the same result up to rounding.
+        backend: "torch" or "auto"; see `backends()`.
+
+    Returns:
+        y [N,Co,H',W'] packed, dense [B,K,Co,H',W'] or jagged, as u was; channels_last where u or weight is.
+
+    Raises:
+        ValueError: shapes, sizes, devices or names that do not fit; TypeError: dtypes or kinds that do not fit.
+    """
+    if u.is_nested:
+        packed, jagged_sets = _from_jagged(u, sets)
+        y = interconv2d(
+            packed, weight, bias, jagged_sets, stride=stride, padding=padding, dilation=dilation, algorithm=algorithm, backend=backend
+        )
+        return torch.nested.nested_tensor_from_jagged(y, offsets=u.offsets())
+    if u.dim() == 5:
+        if sets is not None:
+            raise ValueError(f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows) and sets were given too: expected one")
+        dense_sets = Sets._equal(u.shape[0], u.shape[1], u.device)
+        y = interconv2d(
+            u.flatten(0, 1), weight, bias, dense_sets, stride=stride, padding=padding, dilation=dilation, algorithm=algorithm, backend=backend
+        )
+        return y.unflatten(0, (u.shape[0], u.shape[1]))
+
+    u, weight, bias = _autocast(u, weight, bias)
+    _check_tensors(u, weight, bias)
+    conv = _conv(u, weight, stride, padding, dilation)
+    if algorithm not in algorithms.NAMES:
+        raise unknown_name("algorithm", algorithm, algorithms.NAMES)
+    check_name(backend)
+    if sets is None:
+        raise ValueError(f"u has shape {tuple(u.shape)} (packed [N,C,H,W]) and sets is None: expected ik.Sets or a list of set lengths")
+    sets = as_sets(sets, u.shape[0], u.device)
+    return InterConvFunction.apply(
+        u, weight, bias, sets.live_offsets, sets.live_ids, [*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend
+    )
+
+
+def set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
+    """s_b = (1/K_b) sum_{i in b} u_i, pixel by pixel and feature by feature (paper, Eq. 1); zero for an empty set.
+
+    Args:
+        u: [N, ...] floating point, rank >= 2. sets: as in `interconv2d`.
+
+    Returns:
+        s [B, ...] in u's dtype (bfloat16 and float16 are summed in float32).
+
+    Raises:
+        ValueError, TypeError: sets that do not fit u, a rank below 2, a dtype that is not floating point, unknown names.
+    """
+    sets = _check_set_op(u, sets, backend)
+    return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
+
+
+def concat_set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
+    """c_i = concat(u_i, s), the convolution's input (paper, Eq. 1-2): [N,C,...] -> [N,2C,...], u first.
+
+    Args, raises: as `set_mean`.
+    """
+    sets = _check_set_op(u, sets, backend)
+    return torch.ops.interconv.concat_set_mean(u, sets.offsets, sets.set_ids, backend)
+
+
+def _check_set_op(u: Tensor, sets: Any, backend: str) -> Sets:
+    if u.dim() < 2 or u.dtype not in FLOATS:
+        raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
+    check_name(backend)
+    return as_sets(sets, u.shape[0], u.device)
+
+
+def _from_jagged(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:
+    """The packed samples and the sets of a jagged nested tensor; one `Sets` for each offsets tensor, so once a batch."""
+    if u.layout != torch.jagged or u.dim() != 5:
+        raise ValueError(f"nested u has layout {u.layout} and {u.dim()} dimensions: expected torch.jagged, [B,j,C,H,W]")
+    if sets is not None:
+        raise ValueError("u is a nested tensor, which knows its sets, and sets were given too: expected one")
+    if u.lengths() is not None:
+        raise ValueError("nested u has holes (lengths beside offsets): expected one without, as nested_tensor_from_jagged makes")
+    offsets = u.offsets()
+    made = getattr(offsets, "_interconv_sets", None)
+    if made is None:
+        made = Sets.from_offsets(offsets, u.values().shape[0], u.device)
+        offsets._interconv_sets = made
+    return u.values(), made
+
+
+def _autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The layer runs in autocast's low precision, as nn.Conv2d does (float64 excepted)."""
+    if not torch.is_autocast_enabled(u.device.type):
+        return u, weight, bias
+    low = torch.get_autocast_dtype(u.device.type)
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(low) if x.is_floating_point() and x.dtype != torch.float64 else x
+
+    return cast(u), cast(weight), None if bias is None else cast(bias)
+
+
+def _check_tensors(u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if u.dim() != 4:
+        raise ValueError(f"u has shape {tuple(u.shape)}: expected packed [N,C,H,W], dense [B,K,C,H,W] or a jagged nested tensor")
+    if u.dtype not in FLOATS:
+        raise TypeError(f"u has dtype {u.dtype}: expected one of {_names(FLOATS)}")
+    if weight.dim() != 4 or weight.shape[1] != 2 * u.shape[1]:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}: expected [Co, 2C, kh, kw] = [Co, {2 * u.shape[1]}, kh, kw] for u {tuple(u.shape)}"
+        )
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}: expected [{weight.shape[0]}] for weight {tuple(weight.shape)}")
+    for name, x in (("weight", weight), ("bias", bias)):
+        if x is not None and x.dtype != u.dtype:
+            raise TypeError(f"{name} has dtype {x.dtype}, u has {u.dtype}: expected one dtype")
+        if x is not None and x.device != u.device:
+            raise ValueError(f"{name} is on {x.device}, u is on {u.device}: expected one device")
+
+
+def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Conv:
+    kernel = (weight.shape[2], weight.shape[3])
+    strides, dilations = int_pair("stride", stride, least=1), int_pair("dilation", dilation, least=1)
+    conv = Conv(strides, resolve_padding(padding, kernel, dilations), dilations)
+    size = conv.output_size(u.shape[2:], kernel)
+    if min(size) < 1:
+        raise ValueError(f"u has H x W = {u.shape[2]} x {u.shape[3]}: too small for kernel {kernel} with {conv} (the result would be {size})")
+    return conv
+
+
+def resolve_padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Zeros on each side along (height, width); "same" is dilation * (k - 1) / 2 and wants an odd kernel."""
+    if isinstance(padding, str):
+        if padding != "same":
+            raise unknown_name("padding", padding, ["same"])
+        if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+            raise ValueError(f'padding "same" with kernel {kernel}: expected odd sizes (or give the padding as numbers)')
+        return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
+    return int_pair("padding", padding, least=0)
+
+
+def int_pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    """An int or a pair of ints as (height, width)."""
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(pair) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in pair):
+        raise TypeError(f"{name} = {value!r}: expected an int or a pair (height, width) of ints")
+    if min(pair) < least:
+        raise ValueError(f"{name} = {value!r}: expected at least {least}")
+    return pair[0], pair[1]
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)

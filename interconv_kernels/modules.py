@@ -1,0 +1,154 @@
+"""The layer as a module, and two ways to hand sets to networks that only pass x."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backends import check_name
+from .algorithms import NAMES
+from .errors import unknown_name
+from .functional import Algorithm, Padding, int_pair, interconv2d, resolve_padding
+from .sets import Sets, as_sets
+
+
+
+class _Current(threading.local):
+    """The sets of the innermost `use_sets` block, each thread its own. (torch.compile follows this, not a ContextVar.)"""
+
+    sets: Any = None
+
+
+_current = _Current()
+
+
+class InterConv2d(nn.Module):
+    """The InterConv layer: y_i = conv(concat(u_i, s); weight) + bias, s = mean of the sample's set (paper, Eq. 1-3).
+
+    Channels are counted per sample. The weight [Co, 2C, kh, kw] has the half for u_i first, then the half for s; it starts as
+    nn.Conv2d(2C, Co) would. State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as they are.
+
+    Args:
+        in_channels: C. out_channels: Co, default C. kernel_size: an int or (height, width).
+        stride, padding, dilation, algorithm, backend: as in `interconv2d`. bias: whether to learn one.
+
+    Raises:
+        ValueError, TypeError: sizes below 1, kinds that do not fit, an even kernel with padding "same", unknown names.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: Padding = "same",
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        algorithm: Algorithm = "auto",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        self.in_channels, self.out_channels = int_pair("(in_channels, out_channels)", (in_channels, out_channels), least=1)
+        self.kernel_size = int_pair("kernel_size", kernel_size, least=1)
+        self.stride, self.dilation = int_pair("stride", stride, least=1), int_pair("dilation", dilation, least=1)
+        self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
+        if algorithm not in NAMES:
+            raise unknown_name("algorithm", algorithm, NAMES)
+        check_name(backend)
+        self.algorithm, self.backend = algorithm, backend
+        shape = (self.out_channels, 2 * self.in_channels, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """weight and bias uniform in +-1/sqrt(2C kh kw), as nn.Conv2d(2C, Co) starts."""
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, u: Tensor, sets: Sets | Any = None) -> Tensor:
+        """u [N,C,H,W] with sets, dense [B,K,C,H,W] or jagged -> the same with Co channels; see `interconv2d`.
+
+        Packed u without `sets` takes those of the enclosing `use_sets` or `SetModel`; ValueError where there are none.
+        """
+        if sets is None and u.dim() == 4 and not u.is_nested:
+            sets = _current.sets
+            if sets is None:
+                raise ValueError(
+                    f"InterConv2d got packed u {tuple(u.shape)} and no sets. Pass them, layer(u, sets); or, where a network only passes x,"
+                    " call it as ik.SetModel(network)(x, sets) or inside `with ik.use_sets(sets):`"
+                )
+        return interconv2d(
+            u,
+            self.weight,
+            self.bias,
+            sets,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            algorithm=self.algorithm,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, padding={self.padding}"
+        text += "" if self.stride == (1, 1) else f", stride={self.stride}"
+        text += "" if self.dilation == (1, 1) else f", dilation={self.dilation}"
+        text += ", bias=False" if self.bias is None else ""
+        text += "" if self.algorithm == "auto" else f", algorithm={self.algorithm!r}"
+        return text + ("" if self.backend == "auto" else f", backend={self.backend!r}")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take the authors' names: their layer holds its convolution as `conv`."""
+        for name in ("weight", "bias"):
+            if f"{prefix}conv.{name}" in state_dict and f"{prefix}{name}" not in state_dict:
+                state_dict[f"{prefix}{name}"] = state_dict.pop(f"{prefix}conv.{name}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class use_sets:  # noqa: N801  (reads as a statement)
+    """Within the block every InterConv2d that is given no sets takes these: `with ik.use_sets(sets): y = network(x)`.
+
+    Blocks nest, the innermost counts; each thread has its own. Make `Sets` once and pass that: lengths, offsets or an int
+    are converted anew by each layer.
+
+    Raises:
+        TypeError: sets is None.
+    """
+
+    def __init__(self, sets: Sets | Any):
+        if sets is None:
+            raise TypeError("use_sets(None): expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)")
+        self.sets = sets
+        self.outer: list[Any] = []  # a stack, so that one object can be entered again inside itself
+
+    def __enter__(self) -> None:
+        self.outer.append(_current.sets)
+        _current.sets = self.sets
+
+    def __exit__(self, *exception: object) -> None:
+        _current.sets = self.outer.pop()
+
+
+class SetModel(nn.Module):
+    """A network that only passes x, as one that takes sets: `SetModel(network)(x, sets)`.
+
+    `sets` (as in `interconv2d`) are made once for x's first dimension and reach every InterConv2d inside.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sets: Sets | Any, *args: Any, **kwargs: Any) -> Any:
+        with use_sets(as_sets(sets, x.shape[0], x.device)):
+            return self.network(x, *args, **kwargs)

@@ -1,0 +1,237 @@
+"""The library's operators, `torch.ops.interconv.*`: one schema and one fake each, whatever the backend.
+
+Set operations on packed tensors. K_b is the size of set b, b(i) the set of sample i, int64 addressing, sums in float32 (float64 for
+float64). Any rank >= 2; "dense" means contiguous or channels_last, and results have the format of the first tensor.
+
+| op | result |
+|---|---|
+| set_reduce(x [N,...], mean) | [B,...]: sum_i x_i over each set, or the mean; zero for an empty set |
+| set_add(y [N,...] or None, t [B,...], mean) | [N,...]: y_i + t_b(i), or y_i + t_b(i) / K_b(i) |
+| concat_set_mean(u [N,C,...]) | [N,2C,...]: [u_i \\| mean of set b(i)] (paper, Eq. 1-2) |
+| concat_set_mean_backward(g [N,2C,...]) | [N,C,...]: its adjoint, g_own_i + (sum of g_set over the set) / K |
+| center(x [N,...], from_mean) | ([B,...], [N-B,...]): each set's mean; each sample but a set's last, less that last one (or less the mean) |
+| uncenter(mean [B,...], dev [N-B,...]) | [N,...]: what `center(x, from_mean=False)` was made from: x_K = mean - (sum dev) / K, x_i = x_K + dev_i |
+
+The layer itself: interconv2d and interconv2d_backward, see `interconv_kernels/algorithms.py`. `center`, `uncenter` and the layer's two ops
+want sets that are not empty. All results are new tensors. The first four are differentiable, the layer through
+`interconv_kernels.autograd.InterConvFunction`, the backward op in turn (double backward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import algorithms
+from .backends import get as get_backend
+from .convolution import Conv
+from .layout import common_format, dense, empty_rows, memory_format
+from .sets import SetIndex
+
+_library = torch.library.Library("interconv", "DEF")
+
+_SETS = "Tensor offsets, Tensor set_ids"
+_CONV = "int[2] stride, int[2] padding, int[2] dilation, str algorithm, str backend"
+
+
+def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Define interconv::<schema>, implemented on every device by the decorated function, which picks the backend."""
+    name = schema.split("(")[0]
+
+    def define(impl: Callable[..., Any]) -> Callable[..., Any]:
+        _library.define(schema, tags=(torch.Tag.needs_exact_strides,))
+        _library.impl(name, impl, "CompositeExplicitAutograd")
+        return impl
+
+    return define
+
+
+def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return torch.library.register_fake(f"interconv::{name}", lib=_library)
+
+
+# --- set operations -------------------------------------------------------------------------------------------------------------
+
+
+@_op(f"set_reduce(Tensor x, {_SETS}, bool mean, str backend) -> Tensor")
+def set_reduce(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
+    return get_backend(backend, x.device).set_reduce(dense(x), SetIndex(offsets, set_ids), mean)
+
+
+@_fake("set_reduce")
+def _(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
+    return empty_rows(x, offsets.shape[0] - 1)
+
+
+@_op(f"set_add(Tensor? y, Tensor t, {_SETS}, bool mean, str backend) -> Tensor")
+def set_add(y: Tensor | None, t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
+    fmt = memory_format(t if y is None else y)
+    y = None if y is None else dense(y, fmt)
+    return get_backend(backend, t.device).set_add(y, dense(t, fmt), SetIndex(offsets, set_ids), mean)
+
+
+@_fake("set_add")
+def _(y: Tensor | None, t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
+    return empty_rows(t if y is None else y, set_ids.shape[0])
+
+
+@_op(f"concat_set_mean(Tensor u, {_SETS}, str backend) -> Tensor")
+def concat_set_mean(u: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    return get_backend(backend, u.device).concat_set_mean(dense(u), SetIndex(offsets, set_ids))
+
+
+@_fake("concat_set_mean")
+def _(u: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    return empty_rows(u, u.shape[0], 2 * u.shape[1])
+
+
+@_op(f"concat_set_mean_backward(Tensor g, {_SETS}, str backend) -> Tensor")
+def concat_set_mean_backward(g: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    return get_backend(backend, g.device).concat_set_mean_backward(dense(g), SetIndex(offsets, set_ids))
+
+
+@_fake("concat_set_mean_backward")
+def _(g: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    return empty_rows(g, g.shape[0], g.shape[1] // 2)
+
+
+@_op(f"center(Tensor x, {_SETS}, bool from_mean, str backend) -> (Tensor, Tensor)")
+def center(x: Tensor, offsets: Tensor, set_ids: Tensor, from_mean: bool, backend: str) -> tuple[Tensor, Tensor]:
+    return get_backend(backend, x.device).center(dense(x), SetIndex(offsets, set_ids), from_mean)
+
+
+@_fake("center")
+def _(x: Tensor, offsets: Tensor, set_ids: Tensor, from_mean: bool, backend: str) -> tuple[Tensor, Tensor]:
+    num_sets = offsets.shape[0] - 1
+    return empty_rows(x, num_sets), empty_rows(x, x.shape[0] - num_sets)
+
+
+@_op(f"uncenter(Tensor mean, Tensor dev, {_SETS}, str backend) -> Tensor")
+def uncenter(mean: Tensor, dev: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    fmt = memory_format(mean)
+    return get_backend(backend, mean.device).uncenter(dense(mean, fmt), dense(dev, fmt), SetIndex(offsets, set_ids))
+
+
+@_fake("uncenter")
+def _(mean: Tensor, dev: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
+    return empty_rows(mean, set_ids.shape[0])
+
+
+# --- their derivatives: each adjoint is one of the ops again -----------------------------------------------------------------------
+
+
+def _keep_sets(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """For set_reduce and set_add: (first tensor(s), offsets, set_ids, mean, backend)."""
+    *_, offsets, set_ids, ctx.mean, ctx.backend = inputs
+    ctx.save_for_backward(offsets, set_ids)
+
+
+def _set_reduce_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return torch.ops.interconv.set_add(None, g, *ctx.saved_tensors, ctx.mean, ctx.backend), None, None, None, None
+
+
+def _set_add_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return g, torch.ops.interconv.set_reduce(g, *ctx.saved_tensors, ctx.mean, ctx.backend), None, None, None, None
+
+
+def _keep_concat_sets(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _, offsets, set_ids, ctx.backend = inputs
+    ctx.save_for_backward(offsets, set_ids)
+
+
+def _concat_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return torch.ops.interconv.concat_set_mean_backward(g, *ctx.saved_tensors, ctx.backend), None, None, None
+
+
+def _concat_double_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    return torch.ops.interconv.concat_set_mean(g, *ctx.saved_tensors, ctx.backend), None, None, None
+
+
+for _name, _formula, _setup in (
+    ("set_reduce", _set_reduce_backward, _keep_sets),
+    ("set_add", _set_add_backward, _keep_sets),
+    ("concat_set_mean", _concat_backward, _keep_concat_sets),
+    ("concat_set_mean_backward", _concat_double_backward, _keep_concat_sets),
+):
+    torch.library.register_autograd(f"interconv::{_name}", _formula, setup_context=_setup, lib=_library)
+
+
+# --- the layer ------------------------------------------------------------------------------------------------------------------
+
+
+@_op(f"interconv2d(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
+def interconv2d(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+    set_ids: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    algorithm: str,
+    backend: str,
+) -> Tensor:
+    conv = Conv(tuple(stride), tuple(padding), tuple(dilation))
+    fmt = common_format(u, weight)
+    if u.shape[0] == 0:
+        return _new_output(u, weight, conv)
+    u, weight = dense(u, fmt), dense(weight, fmt)
+    algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
+    sets = SetIndex(offsets, set_ids)
+    return dense(algorithms.forward(get_backend(backend, u.device), algorithm, conv, u, weight, bias, sets), fmt)
+
+
+@_fake("interconv2d")
+def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
+    return _new_output(u, weight, Conv(tuple(stride), tuple(padding), tuple(dilation)))
+
+
+def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
+    shape = (u.shape[0], weight.shape[0], *conv.output_size(u.shape[2:], weight.shape[2:]))
+    return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=common_format(u, weight))
+
+
+@_op(
+    f"interconv2d_backward(Tensor g, Tensor u, Tensor weight, {_SETS}, {_CONV}, bool[3] need)"
+    " -> (Tensor grad_u, Tensor grad_weight, Tensor grad_bias)"
+)
+def interconv2d_backward(
+    g: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    set_ids: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    algorithm: str,
+    backend: str,
+    need: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    conv = Conv(tuple(stride), tuple(padding), tuple(dilation))
+    fmt = common_format(u, weight)
+    if u.shape[0] == 0:
+        return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
+    g, u, dense_weight = dense(g, fmt), dense(u, fmt), dense(weight, fmt)
+    algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
+    sets = SetIndex(offsets, set_ids)
+    grads = algorithms.backward(get_backend(backend, u.device), algorithm, conv, g, u, dense_weight, sets, need)
+    formats = (fmt, memory_format(weight), torch.contiguous_format)
+    return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))
+
+
+@_fake("interconv2d_backward")
+def _(g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need):  # type: ignore[no-untyped-def]
+    return _new_gradients(u, weight, need)
+
+
+def _new_gradients(u: Tensor, weight: Tensor, need: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Uninitialised gradients of u, weight and bias; of size 0 where not needed (an op returns tensors only)."""
+    grad_u = torch.empty_like(u, memory_format=common_format(u, weight))
+    grad_weight = torch.empty_like(weight, memory_format=memory_format(weight))
+    grads = (grad_u, grad_weight, weight.new_empty(weight.shape[0]))
+    return tuple(x if needed else u.new_empty(0) for x, needed in zip(grads, need, strict=True))

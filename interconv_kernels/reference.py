@@ -1,0 +1,76 @@
+"""The oracle: InterConv as the paper writes it, one set after the other, with no thought of speed.
+
+`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` with no torch at all. Neither shares a line
+with the kernels it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+def interconv2d(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lengths: Sequence[int],
+    stride: int | Pair = 1,
+    padding: int | Pair | str = "same",
+    dilation: int | Pair = 1,
+) -> Tensor:
+    """Eq. 1-3 of the paper for u [N,C,H,W], weight [Co,2C,kh,kw] (half of u first), bias [Co] and sets of the given lengths.
+
+    Returns y [N,Co,H',W']. "same" pads dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride.
+    """
+    if padding == "same":
+        d = (dilation, dilation) if isinstance(dilation, int) else dilation
+        padding = (d[0] * (weight.shape[2] // 2), d[1] * (weight.shape[3] // 2))
+    outputs = []
+    for samples in u.split(list(lengths)):
+        if len(samples) == 0:
+            continue
+        s = samples.sum(0) / len(samples)  # Eq. 1
+        for u_i in samples:
+            c_i = torch.cat([u_i, s], dim=0)  # Eq. 2
+            outputs.append(F.conv2d(c_i[None], weight, bias, stride, padding, dilation)[0])  # Eq. 3
+    if not outputs:
+        return F.conv2d(torch.cat([u, u], dim=1), weight, bias, stride, padding, dilation)  # N = 0: the right shape
+    return torch.stack(outputs)
+
+
+def interconv2d_numpy(
+    u: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    lengths: Sequence[int],
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> np.ndarray:
+    """The same forward in float64 numpy: a sum over the kernel's taps of shifted, strided images."""
+    u, weight = u.astype(np.float64), weight.astype(np.float64)
+    (n, _, height, width), (out_channels, _, kh, kw) = u.shape, weight.shape
+    h_out = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    w_out = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    y = np.zeros((n, out_channels, h_out, w_out))
+    first = 0
+    for length in lengths:
+        samples = u[first : first + length]
+        for i in range(length):
+            s = samples.sum(axis=0) / length
+            c = np.concatenate([samples[i], s], axis=0)
+            c = np.pad(c, ((0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
+            for a in range(kh):
+                for b in range(kw):
+                    top, left = a * dilation[0], b * dilation[1]
+                    tap = c[:, top : top + h_out * stride[0] : stride[0], left : left + w_out * stride[1] : stride[1]]
+                    y[first + i] += np.einsum("oc,chw->ohw", weight[:, :, a, b], tap[:, :h_out, :w_out])
+        first += length
+    return y if bias is None else y + bias.astype(np.float64)[None, :, None, None]

@@ -1,0 +1,278 @@
+"""`Sets`: which of a packed tensor's samples belong together."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+INT32_MAX = 2**31 - 1
+
+
+class Sets:
+    """The sets of a packed batch: set b holds the samples offsets[b] ... offsets[b+1]-1 of u [N, ...].
+
+    Make it once per batch (`from_lengths`, `from_offsets`, `from_size`), from host data where there is any, and hand the
+    same object to every layer: all checks that need values happen here, and nothing after it waits for the device.
+
+    Attributes:
+        offsets: int32 [B+1], offsets[0] = 0, never falling, offsets[B] = N. Empty sets are allowed, and so is N = 0.
+        set_ids: int32 [N], the set of each sample.
+        live_offsets, live_ids: the same for the sets that are not empty, numbered without gaps: int32 [B'+1] and [N].
+            An empty set has no output, so the layers work on these. They are the tensors above where no set is empty.
+
+    `Sets` is a pytree node (torch.compile, torch.export and tree_map see its four tensors).
+    """
+
+    __slots__ = ("_lengths", "live_ids", "live_offsets", "offsets", "set_ids")
+
+    def __init__(
+        self, offsets: Tensor, set_ids: Tensor, live_offsets: Tensor, live_ids: Tensor, lengths: tuple[int, ...] | None = None
+    ):
+        """For tensors that are known to fit together; `from_lengths`, `from_offsets` and `from_size` check their input."""
+        self.offsets = offsets
+        self.set_ids = set_ids
+        self.live_offsets = live_offsets
+        self.live_ids = live_ids
+        self._lengths = lengths
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str | None = None) -> Sets:
+        """Sets of K_1, K_2, ... consecutive samples.
+
+        Args:
+            lengths: the set sizes, integers >= 0 (a sequence, an integer tensor or an array); N is their sum.
+            device: where the index tensors go; default: where `lengths` lives if it is a tensor, else the CPU.
+
+        Raises:
+            TypeError: a length is no integer. ValueError: a length is negative, or N does not fit int32.
+        """
+        if device is None and isinstance(lengths, Tensor):
+            device = lengths.device
+        sizes = _host_integers(lengths, "lengths")
+        for b, size in enumerate(sizes):
+            if size < 0:
+                raise ValueError(f"lengths[{b}] = {size}: expected set sizes >= 0")
+        if sum(sizes) > INT32_MAX:
+            raise ValueError(f"lengths sum to {sum(sizes)} samples: expected at most {INT32_MAX} (offsets are int32)")
+        offsets, ids = _index_tensors(sizes)
+        live_offsets, live_ids = (offsets, ids) if all(sizes) else _index_tensors([size for size in sizes if size])
+        return cls(offsets, ids, live_offsets, live_ids, tuple(sizes)).to(device or "cpu")
+
+    @classmethod
+    def from_offsets(
+        cls, offsets: Sequence[int] | Tensor, num_samples: int | None = None, device: torch.device | str | None = None
+    ) -> Sets:
+        """Sets from their borders: offsets [B+1] with offsets[0] = 0, never falling.
+
+        Args:
+            offsets: integers (a sequence, an integer tensor or an array).
+            num_samples: N, if known: the last offset must equal it.
+            device: as in `from_lengths`.
+
+        Raises:
+            TypeError: an offset is no integer. ValueError: empty, not starting at 0, falling, or missing N.
+        """
+        if device is None and isinstance(offsets, Tensor):
+            device = offsets.device
+        borders = _host_integers(offsets, "offsets")
+        if not borders or borders[0] != 0:
+            raise ValueError(f"offsets {_short(borders)}: expected B+1 integers starting with 0")
+        for b in range(len(borders) - 1):
+            if borders[b + 1] < borders[b]:
+                raise ValueError(f"offsets fall from {borders[b]} to {borders[b + 1]} at index {b + 1}: expected them never to fall")
+        if num_samples is not None and borders[-1] != num_samples:
+            raise ValueError(f"offsets end at {borders[-1]}: expected the number of samples, N = {num_samples}")
+        return cls.from_lengths([hi - lo for lo, hi in zip(borders, borders[1:], strict=False)], device or "cpu")
+
+    @classmethod
+    def from_size(cls, size: int, num_samples: int, device: torch.device | str | None = None) -> Sets:
+        """Equal sets: N / size sets of `size` samples each. No set may be left incomplete.
+
+        Raises:
+            TypeError: `size` is no integer. ValueError: `size` < 1, or it does not divide N.
+        """
+        [size] = _host_integers([size], "set size")
+        if size < 1:
+            raise ValueError(f"set size {size}: expected an integer >= 1")
+        if num_samples % size:
+            raise ValueError(f"set size {size} does not divide the number of samples, N = {num_samples}")
+        sets = cls._equal(num_samples // size, size, device)
+        if not torch.compiler.is_compiling():  # a traced B is no Python number
+            sets._lengths = (size,) * (num_samples // size)
+        return sets
+
+    @classmethod
+    def _equal(cls, num_sets: int, size: int, device: torch.device | str | None = None) -> Sets:
+        """`num_sets` sets of `size` samples, made on the device by arithmetic alone (so that it can be traced)."""
+        if size == 0:
+            return cls.from_lengths([0] * num_sets, device)
+        offsets = torch.arange(num_sets + 1, dtype=torch.int32, device=device) * size
+        ids = torch.arange(num_sets * size, dtype=torch.int32, device=device) // size
+        return cls(offsets, ids, offsets, ids)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The set sizes on the host. Known from the start when made from host data, else read back once."""
+        if self._lengths is None:
+            borders = self.offsets.tolist()
+            self._lengths = tuple(hi - lo for lo, hi in zip(borders, borders[1:], strict=False))
+        return self._lengths
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of samples in all sets."""
+        return self.live_ids.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.live_offsets.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Sets:
+        """The same sets with their index tensors on `device`; self if they are there already."""
+        if torch.device(device) == self.offsets.device:
+            return self
+        offsets, ids = (t.to(device, non_blocking=non_blocking) for t in (self.offsets, self.set_ids))
+        if self.live_offsets is self.offsets:
+            return Sets(offsets, ids, offsets, ids, self._lengths)
+        live_offsets, live_ids = (t.to(device, non_blocking=non_blocking) for t in (self.live_offsets, self.live_ids))
+        return Sets(offsets, ids, live_offsets, live_ids, self._lengths)
+
+    def __len__(self) -> int:
+        """B, the number of sets, empty ones included."""
+        return self.offsets.shape[0] - 1
+
+    def __repr__(self) -> str:
+        sizes = _short(self._lengths) if self._lengths is not None else f"{len(self)} sets"
+        return f"Sets({sizes}, N={self.num_samples}, device={str(self.device)!r})"
+
+
+def as_sets(sets: Any, num_samples: int, device: torch.device) -> Sets:
+    """What a caller may pass for `sets`, made into `Sets` that fit u [N, ...] on `device`.
+
+    A `Sets` is taken as it is; one int is the size of equal sets; an integer tensor is offsets; any other sequence of
+    integers is lengths.
+
+    Raises:
+        TypeError, ValueError: as the constructors of `Sets`, and where the sets hold another number of samples than N or
+        live on another device.
+    """
+    if isinstance(sets, Sets):
+        if sets.num_samples != num_samples:
+            raise ValueError(f"{sets} holds {sets.num_samples} samples, but u has N = {num_samples}: expected the same number")
+        if sets.device != device:
+            raise ValueError(f"sets are on {sets.device}, u is on {device}: expected one device (use sets.to(u.device))")
+        return sets
+    if isinstance(sets, bool) or sets is None or isinstance(sets, (str, float)):
+        raise TypeError(f"sets = {sets!r}: expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)")
+    if isinstance(sets, Tensor) and sets.dim() == 1:
+        return Sets.from_offsets(sets, num_samples, device)
+    try:
+        size = operator.index(sets)
+    except TypeError:
+        made = Sets.from_lengths(sets, device)
+        if made.num_samples != num_samples:
+            raise ValueError(
+                f"set lengths {_short(made.lengths)} sum to {made.num_samples}: expected the number of samples, N = {num_samples}"
+            ) from None
+        return made
+    return Sets.from_size(size, num_samples, device)
+
+
+class SetIndex:
+    """The two index tensors of some sets as ops get them, with the borders on the host where reading them is free (CPU)."""
+
+    def __init__(self, offsets: Tensor, set_ids: Tensor):
+        self.offsets = offsets
+        self.set_ids = set_ids
+        self.num_sets = offsets.shape[0] - 1
+        self.num_rows = set_ids.shape[0]
+        self.borders: list[int] | None = offsets.tolist() if offsets.device.type == "cpu" else None
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """(first sample, one past the last) of each set; host borders only."""
+        assert self.borders is not None
+        return list(zip(self.borders[:-1], self.borders[1:], strict=True))
+
+    def runs(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
+        """(b, first, end) for each set b with samples in lo ... hi-1; first and end count from lo. Host borders only."""
+        spans = self.spans
+        runs = []
+        for b in range(bisect_right(self.borders, lo) - 1, len(spans)):
+            first, end = max(spans[b][0], lo), min(spans[b][1], hi)
+            if first >= hi:
+                break
+            if end > first:
+                runs.append((b, first - lo, end - lo))
+        return runs
+
+    def part(self, first_set: int, end_set: int) -> SetIndex:
+        """The sets first_set ... end_set-1 alone, their samples counted from 0. Host borders only."""
+        lo, hi = self.borders[first_set], self.borders[end_set]
+        return SetIndex(self.offsets[first_set : end_set + 1] - lo, self.set_ids[lo:hi] - first_set)
+
+    def sizes(self, dtype: torch.dtype) -> Tensor:
+        """K_b as a column [B, 1] on the device, at least 1 so that an empty set's sum can be divided by it."""
+        return (self.offsets[1:] - self.offsets[:-1]).clamp(min=1).to(dtype).unsqueeze(1)
+
+
+def _host_integers(values: Any, what: str) -> list[int]:
+    """`values` as Python integers, one transfer at most; bools, floats and nested values are refused."""
+    if isinstance(values, Tensor):
+        if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}: expected integers, shape [n]")
+        return values.tolist()
+    try:
+        items = list(values)
+    except TypeError:
+        raise TypeError(f"{what} = {values!r}: expected a sequence of integers or an integer tensor") from None
+    integers = []
+    for position, item in enumerate(items):
+        try:
+            if isinstance(item, bool):
+                raise TypeError
+            integers.append(operator.index(item))
+        except TypeError:
+            raise TypeError(f"{what}[{position}] = {item!r} ({type(item).__name__}): expected an integer") from None
+    return integers
+
+
+def _index_tensors(sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """offsets int32 [B+1] and set_ids int32 [N] on the CPU."""
+    counts = torch.tensor([0, *sizes], dtype=torch.int64)
+    ids = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), counts[1:])
+    return counts.cumsum(0).to(torch.int32), ids
+
+
+def _short(numbers: Sequence[int], most: int = 8) -> str:
+    shown = ", ".join(map(str, numbers[:most]))
+    return f"[{shown}]" if len(numbers) <= most else f"[{shown}, ... {len(numbers)} in all]"
+
+
+def _flatten(sets: Sets) -> tuple[list[Any], None]:
+    return [sets.offsets, sets.set_ids, sets.live_offsets, sets.live_ids], None
+
+
+def _flatten_with_keys(sets: Sets) -> tuple[list[tuple[Any, Any]], None]:
+    names = ("offsets", "set_ids", "live_offsets", "live_ids")
+    return [(pytree.GetAttrKey(name), getattr(sets, name)) for name in names], None
+
+
+def _unflatten(tensors: Any, context: None) -> Sets:
+    return Sets(*tensors)
+
+
+# The lengths are host data and no leaf: a graph must not depend on them. A rebuilt Sets reads them back if it is asked.
+pytree.register_pytree_node(
+    Sets,
+    _flatten,
+    _unflatten,
+    serialized_type_name="interconv_kernels.Sets",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
