@@ -26,15 +26,20 @@ class Conv(NamedTuple):
         return h, w
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if _is_special(x):
+            return self.forward(torch.cat([x, x]), weight, bias)[:1]
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
     def grad_input(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """dgrad: the gradient with respect to x, of which only shape and format are used."""
+        if _is_special(x):
+            return self.grad_input(torch.cat([g, g]), torch.cat([x, x]), weight)[:1]
         return self._backward(g, x, weight, [True, False, False])[0]
 
     def grad_weight(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """wgrad: the gradient with respect to weight, of which only shape and format are used."""
-        if weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0) and g.is_contiguous() and x.is_contiguous():
+        pointwise = weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+        if pointwise and g.is_contiguous() and x.is_contiguous():
             # In NCHW one matrix product a sample needs none of the reorders that oneDNN makes (3x faster at 64 channels).
             return torch.bmm(g.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).view(weight.shape)
         return self._backward(g, x, weight, [False, True, False])[1]
@@ -43,3 +48,12 @@ class Conv(NamedTuple):
         return torch.ops.aten.convolution_backward(
             g, x, weight, None, self.stride, self.padding, self.dilation, False, [0, 0], 1, mask
         )
+
+
+def _is_special(x: Tensor) -> bool:
+    """Whether torch gives x to another convolution than it would give the same sample within a batch.
+
+    It does so for one small float32 image on the CPU (at most 20,480 values), whose result may then differ in the last bit; but a
+    sample's result must not depend on how many others come with it.
+    """
+    return x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() <= 20480

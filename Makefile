@@ -1,0 +1,44 @@
+# Every target sets up what it needs: a virtual environment in .venv with the locked packages of requirements-dev.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help test lint format demo bench lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): requirements-dev.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) --version): 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+test: $(READY) ## the tests (ARGS="-k name" for some of them)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(READY) ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (5 minutes on 2 cores)
+	$(BIN)/python -m interconv_seg.demo $(ARGS)
+
+bench: $(READY) ## the layer against eager torch (15 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.layer $(ARGS)
+
+lock: ## make requirements-dev.txt anew (needs uv); torch comes without the CUDA packages its wheel may ask for
+	echo 'torch==2.13.0' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
+	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries, triton) is left to pip.'; \
+	  grep -vE '^(nvidia-|cuda-|triton==)' .lock; } > requirements-dev.txt
+	rm .lock
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""interconv_seg: segmentation networks on InterConv layers."""

@@ -1,0 +1,49 @@
+"""The paper's networks. Each is written as its baseline; `interconv_kernels.replace_with_interconv` makes the InterConv version."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SimpleUNet(nn.Module):
+    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and appendix tables).
+
+    A first convolution, four encoder convolutions each before a 2x2 max-pool, one at the bottom, and four decoder steps: bilinear
+    upsampling, concatenation with the encoder's features, convolution. A one-parameter PReLU follows each convolution but the last.
+
+    Args:
+        in_channels: of the images. classes: output channels, background included. features: F, of every hidden layer.
+
+    Input [N, in_channels, H, W] with H and W multiples of 16; output [N, classes, H, W] (logits).
+    """
+
+    STEPS = 4
+
+    def __init__(self, in_channels: int = 1, classes: int = 21, features: int = 24):
+        super().__init__()
+        self.first = _conv(in_channels, features)
+        self.encoder = nn.ModuleList(_conv(features, features) for _ in range(self.STEPS))
+        self.bottom = _conv(features, features)
+        self.decoder = nn.ModuleList(_conv(2 * features, features) for _ in range(self.STEPS - 1))
+        self.last = nn.Conv2d(2 * features, classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % 2**self.STEPS or x.shape[3] % 2**self.STEPS:
+            raise ValueError(f"x has shape {tuple(x.shape)}: expected H and W to be multiples of {2**self.STEPS}")
+        x = self.first(x)
+        skips = []
+        for step in self.encoder:
+            x = step(x)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bottom(x)
+        for step, skip in zip([*self.decoder, self.last], reversed(skips), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = step(torch.cat([x, skip], dim=1))
+        return x
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.PReLU())

@@ -1,0 +1,5 @@
+"""Everything is in pyproject.toml; this file is where the C++/CUDA extension will be built."""
+
+from setuptools import setup
+
+setup()

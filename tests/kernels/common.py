@@ -1,0 +1,90 @@
+"""What the kernel tests share: a case, the layer's gradients, and the oracle's."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import interconv_kernels as ik
+
+ALGORITHMS = ("concat", "split", "centered", "auto")
+FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+RAGGED = {
+    "one of each": [1, 2, 7, 3],
+    "with empty sets": [0, 2, 0, 0, 5, 1, 0],
+    "all of size 1": [1, 1, 1, 1],
+    "one large set": [64],
+    "large and small": [1, 64, 2],
+}
+
+
+@dataclass
+class Case:
+    u: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    lengths: list[int]
+    conv: dict
+
+    @property
+    def sets(self):
+        return ik.Sets.from_lengths(self.lengths)
+
+    def to(self, dtype):
+        return Case(*(None if x is None else x.detach().to(dtype) for x in (self.u, self.weight, self.bias)), self.lengths, self.conv)
+
+    def require_grad(self):
+        for x in (self.u, self.weight, self.bias):
+            if x is not None:
+                x.requires_grad_()
+        return self
+
+    @property
+    def tensors(self):
+        return [x for x in (self.u, self.weight, self.bias) if x is not None]
+
+
+def make_case(lengths, channels=5, out_channels=4, size=(9, 7), kernel=3, dtype=torch.float64, fmt="nchw", bias=True, seed=0, **conv):
+    """Values rounded to `dtype`, so that the oracle in float64 sees the same input."""
+    random = torch.Generator().manual_seed(seed)
+    kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+
+    def values(*shape):
+        return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+
+    u = values(sum(lengths), channels, *size).contiguous(memory_format=FORMATS[fmt])
+    weight = values(out_channels, 2 * channels, kh, kw) / (2 * channels * kh * kw) ** 0.5
+    weight = weight.to(dtype).contiguous(memory_format=FORMATS[fmt])
+    return Case(u, weight, values(out_channels) if bias else None, list(lengths), conv)
+
+
+def layer(case, algorithm="auto"):
+    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, algorithm=algorithm, **case.conv)
+
+
+def oracle(case):
+    return ik.reference.interconv2d(case.u, case.weight, case.bias, case.lengths, **case.conv)
+
+
+def eager_concat(case):
+    """The layer in plain torch in the case's own dtype: what low precision is measured against."""
+    samples = case.u.split(case.lengths)
+    means = [x.mean(0, keepdim=True).expand_as(x) for x in samples]
+    padding = tuple(k // 2 for k in case.weight.shape[2:])
+    return F.conv2d(torch.cat([case.u, torch.cat(means)], dim=1), case.weight, case.bias, padding=padding)
+
+
+def with_grads(function, case, g):
+    """[y, grad_u, grad_weight, grad_bias] of a function of the case."""
+    case.require_grad()
+    y = function(case)
+    return [y.detach(), *torch.autograd.grad(y, case.tensors, g.to(y.dtype))]
+
+
+def worst(got, want):
+    """Largest absolute error over the largest value."""
+    if want.numel() == 0:
+        return 0.0
+    return float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-12))
