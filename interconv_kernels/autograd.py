@@ -1,4 +1,4 @@
-"""Autograd of the layer: one `torch.autograd.Function` over the ops interconv2d and interconv2d_backward."""
+"""Autograd of the layer: one `torch.autograd.Function` over the op interconv2d, another over its backward for double backward."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+OptionalTensors = tuple[Tensor | None, ...]
+
 
 class InterConvFunction(torch.autograd.Function):
-    """y = conv(concat(u_i, s)), saving u and weight alone.
-
-    The backward is an op with a derivative of its own, so that it can be differentiated again, any number of times.
-    """
+    """y = conv(concat(u_i, s); weight) + bias. Saves u and weight alone."""
 
     @staticmethod
     def forward(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-        return torch.ops.interconv.interconv2d(
-            u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend
-        )
+        return torch.ops.interconv.interconv2d(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -26,44 +23,49 @@ class InterConvFunction(torch.autograd.Function):
         ctx.save_for_backward(u, weight, offsets, set_ids)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> OptionalTensors:  # type: ignore[override]
         need = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.interconv.interconv2d_backward(g, *ctx.saved_tensors, *ctx.settings, need)
+        grads = InterConvBackwardFunction.apply(g, *ctx.saved_tensors, *ctx.settings, need)
         return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), *(None,) * 7
 
 
-def _setup_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    g, u, weight, offsets, set_ids, *ctx.settings, ctx.need = inputs
-    ctx.save_for_backward(g, u, weight, offsets, set_ids)
+class InterConvBackwardFunction(torch.autograd.Function):
+    """(g, u, weight) -> the layer's gradients. Its own derivative is made of layers again, so there is one of any order.
 
-
-def _double_backward(ctx: Any, gg_u: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> tuple[Tensor | None, ...]:
-    """The layer is linear in (u, bias) and in (weight, bias), so its derivatives are layers again.
-
-    <gg_u, grad_u> = <g, layer(gg_u; weight)> and <gg_weight, grad_weight> + <gg_bias, grad_bias> = <g, layer(u; gg_weight, gg_bias)>.
+    The layer is linear in (u, bias) and in (weight, bias): <gg_u, grad_u> = <g, layer(gg_u; weight)> and
+    <gg_weight, grad_weight> + <gg_bias, grad_bias> = <g, layer(u; gg_weight, gg_bias)>.
     """
-    g, u, weight, *sets = ctx.saved_tensors
-    by_u, by_weight, by_bias = ctx.need
-    grad_g = grad_u = grad_weight = None
-    if by_u:
-        grad_g = InterConvFunction.apply(gg_u, weight, None, *sets, *ctx.settings)
-        grad_weight = _adjoint(g, gg_u, weight, sets, ctx.settings, 1)
-    if by_weight:
-        term = InterConvFunction.apply(u, gg_weight, gg_bias if by_bias else None, *sets, *ctx.settings)
-        grad_g = term if grad_g is None else grad_g + term
-        grad_u = _adjoint(g, u, gg_weight, sets, ctx.settings, 0)
-    elif by_bias:
-        term = gg_bias.view(1, -1, 1, 1).expand_as(g)
-        grad_g = term if grad_g is None else grad_g + term
-    return grad_g, grad_u, grad_weight, *(None,) * 8
+
+    @staticmethod
+    def forward(g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need):  # type: ignore[no-untyped-def]
+        return torch.ops.interconv.interconv2d_backward(
+            g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        g, u, weight, offsets, set_ids, *ctx.settings, ctx.need = inputs
+        ctx.save_for_backward(g, u, weight, offsets, set_ids)
+
+    @staticmethod
+    def backward(ctx: Any, gg_u: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> OptionalTensors:  # type: ignore[override]
+        g, u, weight, *sets = ctx.saved_tensors
+        by_u, by_weight, by_bias = ctx.need
+        rest = (*sets, *ctx.settings)
+        grad_g = grad_u = grad_weight = None
+        if by_u:
+            grad_g = InterConvFunction.apply(gg_u, weight, None, *rest)
+            grad_weight = InterConvBackwardFunction.apply(g, gg_u, weight, *rest, [False, True, False])[1]
+        if by_weight:
+            term = InterConvFunction.apply(u, gg_weight, gg_bias if by_bias else None, *rest)
+            grad_g = term if grad_g is None else grad_g + term
+            grad_u = InterConvBackwardFunction.apply(g, u, gg_weight, *rest, [True, False, False])[0]
+        elif by_bias:
+            term = gg_bias.view(1, -1, 1, 1).expand_as(g)
+            grad_g = term if grad_g is None else grad_g + term
+        return grad_g, grad_u, grad_weight, *(None,) * 8
 
 
-def _adjoint(g: Tensor, u: Tensor, weight: Tensor, sets: list[Tensor], settings: list[Any], which: int) -> Tensor:
-    """One of the layer's gradients: of u (0) or of weight (1)."""
-    need = [which == 0, which == 1, False]
-    return torch.ops.interconv.interconv2d_backward(g, u, weight, *sets, *settings, need)[which]
-
-
-torch.library.register_autograd(
-    "interconv::interconv2d_backward", _double_backward, setup_context=_setup_double_backward
-)
+# The same formulas for whoever calls the ops themselves, such as an exported program.
+for _name, _function in (("interconv2d", InterConvFunction), ("interconv2d_backward", InterConvBackwardFunction)):
+    torch.library.register_autograd(f"interconv::{_name}", _function.backward, setup_context=_function.setup_context)

@@ -13,8 +13,8 @@ float64). Any rank >= 2; "dense" means contiguous or channels_last, and results 
 | uncenter(mean [B,...], dev [N-B,...]) | [N,...]: what `center(x, from_mean=False)` was made from: x_K = mean - (sum dev) / K, x_i = x_K + dev_i |
 
 The layer itself: interconv2d and interconv2d_backward, see `interconv_kernels/algorithms.py`. `center`, `uncenter` and the layer's two ops
-want sets that are not empty. All results are new tensors. The first four are differentiable, the layer through
-`interconv_kernels.autograd.InterConvFunction`, the backward op in turn (double backward).
+want sets that are not empty. All results are new tensors. All but `center` and `uncenter` (parts of the layer's own
+forward and backward) are differentiable, any number of times.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def _set_reduce_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 def _set_add_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    return g, torch.ops.interconv.set_reduce(g, *ctx.saved_tensors, ctx.mean, ctx.backend), None, None, None, None
+    grad_y = g if ctx.needs_input_grad[0] else None
+    return grad_y, torch.ops.interconv.set_reduce(g, *ctx.saved_tensors, ctx.mean, ctx.backend), None, None, None, None
 
 
 def _keep_concat_sets(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -1,0 +1,78 @@
+"""torch.compile, torch.export."""
+
+import copy
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+
+import interconv_kernels as ik
+
+LENGTHS = ([2, 3], [4, 1, 5], [7], [1, 1, 1, 1], [3, 0, 2], [8, 8, 8], [1, 1], [2, 2])
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Deterministic filling is off: compiled code warns of it."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(True)
+    torch._dynamo.reset()
+
+
+def network(algorithm="auto"):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        ik.InterConv2d(1, 8, algorithm=algorithm), nn.ReLU(), nn.MaxPool2d(2), ik.InterConv2d(8, 4, 1, algorithm=algorithm)
+    )
+    return ik.SetModel(net)
+
+
+def step(model, x, sets):
+    x = x.clone().requires_grad_()
+    y = model(x, sets)
+    grads = torch.autograd.grad(y.square().sum(), [x, *model.parameters()])
+    return [y.detach(), *grads]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("algorithm", ["auto", "concat"])
+@pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last])
+def test_one_graph_for_changing_sets(backend, algorithm, fmt):
+    model = network(algorithm).to(memory_format=fmt)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=True, backend=backend)
+    for lengths in LENGTHS:
+        x = torch.randn(sum(lengths), 1, 16, 16)
+        sets = ik.Sets.from_lengths(lengths)
+        for got, want in zip(step(compiled, x, sets), step(model, x, sets), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # one, and at most one more
+
+
+def test_functions_and_dense_input_compile():
+    weight = torch.randn(4, 6, 3, 3)
+    sets = ik.Sets.from_lengths([2, 3])
+
+    def function(u, x, sets):
+        return ik.interconv2d(x, weight), ik.set_mean(u, sets), ik.concat_set_mean(u, sets)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    u, x = torch.randn(5, 3, 8, 8), torch.randn(2, 4, 3, 8, 8)
+    for got, want in zip(compiled(u, x, sets), function(u, x, sets), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_export():
+    model = network()
+    x, sets = torch.randn(5, 1, 16, 16), ik.Sets.from_lengths([2, 3])
+    n, b = torch.export.Dim("n", min=2), torch.export.Dim("b", min=2)
+    shapes = {"x": {0: n}, "sets": [{0: b}, {0: n}, {0: b}, {0: n}]}
+    program = torch.export.export(model, (x, sets), dynamic_shapes=shapes)
+    for lengths in ([2, 3], [4, 1, 5], [1, 1, 1]):
+        x, sets = torch.randn(sum(lengths), 1, 16, 16), ik.Sets.from_lengths(lengths)
+        exported = program.module()
+        for got, want in zip(step(exported, x, sets), step(model, x, sets), strict=True):
+            torch.testing.assert_close(got, want)
