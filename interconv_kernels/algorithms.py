@@ -1,15 +1,16 @@
-"""The layer as arithmetic: three forms of InterConv, forward and backward, over a vendor convolution and a backend's set ops.
+"""The layer as arithmetic: three forms of InterConv, forward and backward, over a vendor convolution and a backend's
+set ops.
 
 With weight = [Wu | Ws] and s the set's mean (paper, Eq. 1-3), y_i = conv(u_i; Wu) + conv(s; Ws) + b:
 
 * concat    the paper word for word: conv(concat(u_i, s); weight). 2N half-convolutions (C -> Co channels).
 * split     conv(u_i; Wu) + t, where t = conv(s; Ws) + b is computed once a set. N + B.
-* centered  m = conv(s; Wu + Ws) + b is the mean of the set's outputs, d_i = conv(u_i - u_K; Wu) their differences from the last
-            one: y_K = m - (1/K) sum d, y_i = y_K + d_i. N. (Deviations from s instead of u_K cost the same, but then
-            y_K = m - sum d multiplies the rounding error of s by K.)
+* centered  m = conv(s; Wu + Ws) + b is the mean of the set's outputs, d_i = conv(u_i - u_K; Wu) their differences from
+            the last one: y_K = m - (1/K) sum d, y_i = y_K + d_i. N. (Deviations from s instead of u_K cost the same,
+            but then y_K = m - sum d multiplies the rounding error of s by K.)
 
-The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so `_split` and `_centered` serve
-grad_u as well. Nothing is kept for the backward but u and weight; the set means are computed anew.
+The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so `_split` and
+`_centered` serve grad_u as well. Nothing is kept for the backward but u and weight; the set means are computed anew.
 
 All tensors here are dense in one memory format, no set is empty, and N > 0.
 """
@@ -30,7 +31,9 @@ NAMES = ("auto", "concat", "split", "centered")
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def forward(ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex) -> Tensor:
+def forward(
+    ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex
+) -> Tensor:
     """y [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]."""
     if algorithm == "concat":
         return conv.forward(ops.concat_set_mean(u, sets), weight, bias)
@@ -43,7 +46,14 @@ def forward(ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tens
 
 
 def backward(
-    ops: ModuleType, algorithm: str, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+    ops: ModuleType,
+    algorithm: str,
+    conv: Conv,
+    g: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    sets: SetIndex,
+    need: Sequence[bool],
 ) -> Gradients:
     """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
     if algorithm == "concat":
@@ -54,7 +64,7 @@ def backward(
     return form(ops, conv, g, u, w_own, w_set, sets, step, need)
 
 
-# --- concat ---------------------------------------------------------------------------------------------------------------------
+# --- concat -----------------------------------------------------------------------------------------------------------
 
 
 def _concat_backward(
@@ -69,7 +79,7 @@ def _concat_backward(
     return grad_u, grad_weight, sum_pixels(g) if need[2] else None
 
 
-# --- split ----------------------------------------------------------------------------------------------------------------------
+# --- split ------------------------------------------------------------------------------------------------------------
 
 
 def _split(
@@ -84,10 +94,18 @@ def _split(
 
 
 def _split_backward(
-    ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, w_own: Tensor, w_set: Tensor, sets: SetIndex, step: int, need: Sequence[bool]
+    ops: ModuleType,
+    conv: Conv,
+    g: Tensor,
+    u: Tensor,
+    w_own: Tensor,
+    w_set: Tensor,
+    sets: SetIndex,
+    step: int,
+    need: Sequence[bool],
 ) -> Gradients:
-    """grad_u_i = dgrad(g_i; Wu) + dgrad(G; Ws) / K, grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b), with G the
-    set's summed gradient, which also sums to grad_b."""
+    """grad_u_i = dgrad(g_i; Wu) + dgrad(G; Ws) / K, grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b),
+    with G the set's summed gradient, which also sums to grad_b."""
     g_sum = ops.set_reduce(g, sets, mean=False)
     grad_u, own, from_set = _Rows(u.shape[0]), _Sum(), _Sum()
     if need[0]:
@@ -100,11 +118,11 @@ def _split_backward(
             ops.set_add(rows, t, sets, mean=True, out=grad_u.slot(lo, hi, like=rows), block=(lo, hi))
         if need[1]:
             own.add(conv.grad_weight(g[lo:hi], u[lo:hi], w_own))
-    grad_weight = torch.cat([own.total, from_set.total], dim=1) if need[1] else None
-    return grad_u.tensor, grad_weight, sum_pixels(g_sum) if need[2] else None
+    grad_weight = _join(own.total, from_set.total)
+    return grad_u.made, grad_weight, sum_pixels(g_sum) if need[2] else None
 
 
-# --- centered -------------------------------------------------------------------------------------------------------------------
+# --- centered ---------------------------------------------------------------------------------------------------------
 
 
 def _centered(
@@ -125,22 +143,27 @@ def _centered(
 
 
 def _centered_backward(
-    ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, w_own: Tensor, w_set: Tensor, sets: SetIndex, step: int, need: Sequence[bool]
+    ops: ModuleType,
+    conv: Conv,
+    g: Tensor,
+    u: Tensor,
+    w_own: Tensor,
+    w_set: Tensor,
+    sets: SetIndex,
+    step: int,
+    need: Sequence[bool],
 ) -> Gradients:
-    """grad_u: the same form, with dgrad. grad_Ws = sum_b corr(s_b, G_b); grad_Wu = grad_Ws + sum_{i<K} corr(u_i - u_K, g_i - G/K),
-    since the g_i - G/K of a set sum to zero: K correlations a set, where `split` takes K + 1."""
+    """grad_u: the same form, with dgrad. grad_Ws = sum_b corr(s_b, G_b); grad_Wu = grad_Ws + sum_{i<K} corr(u_i - u_K,
+    g_i - G/K), since the g_i - G/K of a set sum to zero: K correlations a set, where `split` takes K + 1."""
     w_sum = w_own + w_set
     grad_u, from_set, from_dev, grad_bias = _Rows(u.shape[0]), _Sum(), _Sum(), _Sum()
-    grad_weight: Tensor | None = None
     if sets.num_sets == sets.num_rows:
         for lo, hi in _sample_blocks(u, step):
             if need[0]:
                 grad_u.put(lo, hi, conv.grad_input(g[lo:hi], u[lo:hi], w_sum))
             if need[1]:
                 from_set.add(conv.grad_weight(g[lo:hi], u[lo:hi], w_own))
-        if need[1]:
-            grad_weight = torch.cat([from_set.total, from_set.total], dim=1)
-        return grad_u.tensor, grad_weight, sum_pixels(g) if need[2] else None
+        return grad_u.made, _join(from_set.total, from_set.total), sum_pixels(g) if need[2] else None
     for lo, hi, part in _set_blocks(sets, step):
         if need[0]:
             g_mean, g_dev = ops.center(g[lo:hi], part, from_mean=False)
@@ -157,13 +180,13 @@ def _centered_backward(
             from_set.add(conv.grad_weight(g_sum, s, w_set))
             if u_dev.shape[0]:
                 from_dev.add(conv.grad_weight(g_dev, u_dev, w_own))
-    if need[1]:
-        own = from_set.total if from_dev.total is None else from_set.total + from_dev.total
-        grad_weight = torch.cat([own, from_set.total], dim=1)
-    return grad_u.tensor, grad_weight, grad_bias.total
+    own = from_set.total
+    if own is not None and from_dev.total is not None:
+        own = own + from_dev.total
+    return grad_u.made, _join(own, from_set.total), grad_bias.total
 
 
-# --- parts ----------------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 class _Rows:
@@ -171,22 +194,27 @@ class _Rows:
 
     def __init__(self, rows: int):
         self.rows = rows
-        self.tensor: Tensor | None = None
+        self.made: Tensor | None = None
 
     def slot(self, lo: int, hi: int, like: Tensor) -> Tensor:
-        """Where the samples lo ... hi-1 go: `like` itself where it holds all of them, so that it can be updated in place."""
-        if self.tensor is None:
-            self.tensor = like if like.shape[0] == self.rows else empty_rows(like, self.rows)
-        return self.tensor[lo:hi]
+        """Where the samples lo ... hi-1 go: `like` itself if it holds all of them, so that it is updated there."""
+        if self.made is None:
+            self.made = like if like.shape[0] == self.rows else empty_rows(like, self.rows)
+        return self.made[lo:hi]
 
     def put(self, lo: int, hi: int, rows: Tensor) -> None:
         slot = self.slot(lo, hi, like=rows)
         if slot.data_ptr() != rows.data_ptr():
             slot.copy_(rows)
 
+    @property
+    def tensor(self) -> Tensor:
+        assert self.made is not None
+        return self.made
+
 
 class _Sum:
-    """A running sum of gradients from several blocks, in float32 for low precision."""
+    """A running sum of gradients from several blocks, in float32 for low precision; None while nothing was added."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -194,6 +222,11 @@ class _Sum:
     def add(self, term: Tensor) -> None:
         term = term.to(sum_dtype(term))
         self.total = term if self.total is None else self.total.add_(term)
+
+
+def _join(own: Tensor | None, from_set: Tensor | None) -> Tensor | None:
+    """grad_weight [Co,2C,k,k] from its halves, where they were made."""
+    return None if own is None or from_set is None else torch.cat([own, from_set], dim=1)
 
 
 def sum_pixels(g: Tensor) -> Tensor:
@@ -211,7 +244,8 @@ def _halves(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sample_blocks(u: Tensor, step: int) -> Iterator[tuple[int, int]]:
-    """(first sample, one past the last) of consecutive blocks. In channels_last a plain convolution gains nothing from blocks."""
+    """(first sample, one past the last) of consecutive blocks. In channels_last a plain convolution gains nothing from
+    blocks."""
     step = u.shape[0] if memory_format(u) == torch.channels_last else step
     for lo in range(0, u.shape[0], step):
         yield lo, min(u.shape[0], lo + step)
@@ -230,10 +264,11 @@ def _set_blocks(sets: SetIndex, step: int) -> Iterator[tuple[int, int, SetIndex]
 
 
 def choose(algorithm: str, u: Tensor, weight: Tensor, num_sets: int) -> str:
-    """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md, "The choice").
+    """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md, "The
+    choice").
 
-    A set costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for small sets and
-    much arithmetic per value, k^2 C. With K = 1 `centered` is one plain convolution.
+    A set costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for
+    small sets and much arithmetic per value, k^2 C. With K = 1 `centered` is one plain convolution.
     """
     if algorithm != "auto":
         return algorithm

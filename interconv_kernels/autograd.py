@@ -1,4 +1,5 @@
-"""Autograd of the layer: one `torch.autograd.Function` over the op interconv2d, another over its backward for double backward."""
+"""Autograd of the layer: one `torch.autograd.Function` over the op interconv2d, another over its backward for double
+backward."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ class InterConvFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-        return torch.ops.interconv.interconv2d(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend)
+        return torch.ops.interconv.interconv2d(
+            u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -23,14 +26,15 @@ class InterConvFunction(torch.autograd.Function):
         ctx.save_for_backward(u, weight, offsets, set_ids)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> OptionalTensors:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> OptionalTensors:
         need = list(ctx.needs_input_grad[:3])
         grads = InterConvBackwardFunction.apply(g, *ctx.saved_tensors, *ctx.settings, need)
         return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), *(None,) * 7
 
 
 class InterConvBackwardFunction(torch.autograd.Function):
-    """(g, u, weight) -> the layer's gradients. Its own derivative is made of layers again, so there is one of any order.
+    """(g, u, weight) -> the layer's gradients. Its own derivative is made of layers again, so there is one of any
+    order.
 
     The layer is linear in (u, bias) and in (weight, bias): <gg_u, grad_u> = <g, layer(gg_u; weight)> and
     <gg_weight, grad_weight> + <gg_bias, grad_bias> = <g, layer(u; gg_weight, gg_bias)>.
@@ -48,7 +52,7 @@ class InterConvBackwardFunction(torch.autograd.Function):
         ctx.save_for_backward(g, u, weight, offsets, set_ids)
 
     @staticmethod
-    def backward(ctx: Any, gg_u: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> OptionalTensors:  # type: ignore[override]
+    def backward(ctx: Any, gg_u: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> OptionalTensors:
         g, u, weight, *sets = ctx.saved_tensors
         by_u, by_weight, by_bias = ctx.need
         rest = (*sets, *ctx.settings)

@@ -40,7 +40,8 @@ class Conv(NamedTuple):
         """wgrad: the gradient with respect to weight, of which only shape and format are used."""
         pointwise = weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
         if pointwise and g.is_contiguous() and x.is_contiguous():
-            # In NCHW one matrix product a sample needs none of the reorders that oneDNN makes (3x faster at 64 channels).
+            # In NCHW one matrix product a sample needs none of the reorders that oneDNN makes (3x faster at 64
+            # channels).
             return torch.bmm(g.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).view(weight.shape)
         return self._backward(g, x, weight, [False, True, False])[1]
 
@@ -53,7 +54,7 @@ class Conv(NamedTuple):
 def _is_special(x: Tensor) -> bool:
     """Whether torch gives x to another convolution than it would give the same sample within a batch.
 
-    It does so for one small float32 image on the CPU (at most 20,480 values), whose result may then differ in the last bit; but a
-    sample's result must not depend on how many others come with it.
+    It does so for one small float32 image on the CPU (at most 20,480 values), whose result may then differ in the last
+    bit; but a sample's result must not depend on how many others come with it.
     """
     return x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() <= 20480

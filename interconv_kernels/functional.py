@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from . import algorithms, ops  # noqa: F401  (ops registers the operators)
+from ._backends import check_name
 from .autograd import InterConvFunction
-from .backends import check_name
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets, as_sets
@@ -40,8 +40,8 @@ def interconv2d(
         bias: [Co] or None.
         sets: for packed u: `Sets`, or a list of lengths, a tensor of offsets, or one int (equal sets). Else None.
         stride, dilation: an int or (height, width), >= 1.
-        padding: "same" (dilation * (k - 1) / 2 on each side, for odd k; with stride 1 the size is kept), or zeros on each side as
-            an int or (height, width).
+        padding: "same" (dilation * (k - 1) / 2 on each side, for odd k; with stride 1 the size is kept), or zeros on
+            each side as an int or (height, width).
         algorithm: "concat", "split", "centered" or "auto" (docs/design.md): the same result up to rounding.
         backend: "torch" or "auto"; see `backends()`.
 
@@ -52,17 +52,36 @@ def interconv2d(
         ValueError: shapes, sizes, devices or names that do not fit; TypeError: dtypes or kinds that do not fit.
     """
     if u.is_nested:
-        packed, jagged_sets = _from_jagged(u, sets)
+        packed, offsets, jagged_sets = _from_jagged(u, sets)
         y = interconv2d(
-            packed, weight, bias, jagged_sets, stride=stride, padding=padding, dilation=dilation, algorithm=algorithm, backend=backend
+            packed,
+            weight,
+            bias,
+            jagged_sets,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            algorithm=algorithm,
+            backend=backend,
         )
-        return torch.nested.nested_tensor_from_jagged(y, offsets=u.offsets())
+        return torch.nested.nested_tensor_from_jagged(y, offsets=offsets)
     if u.dim() == 5:
         if sets is not None:
-            raise ValueError(f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows) and sets were given too: expected one")
+            raise ValueError(
+                f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows)"
+                " and sets were given too: expected one"
+            )
         dense_sets = Sets._equal(u.shape[0], u.shape[1], u.device)
         y = interconv2d(
-            u.flatten(0, 1), weight, bias, dense_sets, stride=stride, padding=padding, dilation=dilation, algorithm=algorithm, backend=backend
+            u.flatten(0, 1),
+            weight,
+            bias,
+            dense_sets,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            algorithm=algorithm,
+            backend=backend,
         )
         return y.unflatten(0, (u.shape[0], u.shape[1]))
 
@@ -73,10 +92,22 @@ def interconv2d(
         raise unknown_name("algorithm", algorithm, algorithms.NAMES)
     check_name(backend)
     if sets is None:
-        raise ValueError(f"u has shape {tuple(u.shape)} (packed [N,C,H,W]) and sets is None: expected ik.Sets or a list of set lengths")
+        raise ValueError(
+            f"u has shape {tuple(u.shape)} (packed [N,C,H,W]) and sets is None:"
+            " expected ik.Sets or a list of set lengths"
+        )
     sets = as_sets(sets, u.shape[0], u.device)
     return InterConvFunction.apply(
-        u, weight, bias, sets.live_offsets, sets.live_ids, [*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend
+        u,
+        weight,
+        bias,
+        sets.live_offsets,
+        sets.live_ids,
+        [*conv.stride],
+        [*conv.padding],
+        [*conv.dilation],
+        algorithm,
+        backend,
     )
 
 
@@ -90,7 +121,8 @@ def set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
         s [B, ...] in u's dtype (bfloat16 and float16 are summed in float32).
 
     Raises:
-        ValueError, TypeError: sets that do not fit u, a rank below 2, a dtype that is not floating point, unknown names.
+        ValueError, TypeError: sets that do not fit u, a rank below 2, a dtype that is not floating point, unknown
+            names.
     """
     sets = _check_set_op(u, sets, backend)
     return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
@@ -112,27 +144,31 @@ def _check_set_op(u: Tensor, sets: Any, backend: str) -> Sets:
     return as_sets(sets, u.shape[0], u.device)
 
 
-def _from_jagged(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:
-    """The packed samples and the sets of a jagged nested tensor; one `Sets` for each offsets tensor, so once a batch."""
+def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:
+    """The packed samples, offsets and sets of a jagged nested tensor; one `Sets` for each offsets tensor, so once a
+    batch."""
     if u.layout != torch.jagged or u.dim() != 5:
         raise ValueError(f"nested u has layout {u.layout} and {u.dim()} dimensions: expected torch.jagged, [B,j,C,H,W]")
     if sets is not None:
         raise ValueError("u is a nested tensor, which knows its sets, and sets were given too: expected one")
     if u.lengths() is not None:
-        raise ValueError("nested u has holes (lengths beside offsets): expected one without, as nested_tensor_from_jagged makes")
+        raise ValueError(
+            "nested u has holes (lengths beside offsets): expected one without, as nested_tensor_from_jagged makes"
+        )
     offsets = u.offsets()
     made = getattr(offsets, "_interconv_sets", None)
     if made is None:
         made = Sets.from_offsets(offsets, u.values().shape[0], u.device)
         offsets._interconv_sets = made
-    return u.values(), made
+    return u.values(), offsets, made
 
 
 def _autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The layer runs in autocast's low precision, as nn.Conv2d does (float64 excepted)."""
-    if not torch.is_autocast_enabled(u.device.type):
+    kind = u.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return u, weight, bias
-    low = torch.get_autocast_dtype(u.device.type)
+    low = torch.get_autocast_dtype(kind)
 
     def cast(x: Tensor) -> Tensor:
         return x.to(low) if x.is_floating_point() and x.dtype != torch.float64 else x
@@ -142,15 +178,20 @@ def _autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, T
 
 def _check_tensors(u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if u.dim() != 4:
-        raise ValueError(f"u has shape {tuple(u.shape)}: expected packed [N,C,H,W], dense [B,K,C,H,W] or a jagged nested tensor")
+        raise ValueError(
+            f"u has shape {tuple(u.shape)}: expected packed [N,C,H,W], dense [B,K,C,H,W] or a jagged nested tensor"
+        )
     if u.dtype not in FLOATS:
         raise TypeError(f"u has dtype {u.dtype}: expected one of {_names(FLOATS)}")
     if weight.dim() != 4 or weight.shape[1] != 2 * u.shape[1]:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}: expected [Co, 2C, kh, kw] = [Co, {2 * u.shape[1]}, kh, kw] for u {tuple(u.shape)}"
+            f"weight has shape {tuple(weight.shape)}: expected [Co, 2C, kh, kw] ="
+            f" [Co, {2 * u.shape[1]}, kh, kw] for u {tuple(u.shape)}"
         )
     if bias is not None and bias.shape != (weight.shape[0],):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}: expected [{weight.shape[0]}] for weight {tuple(weight.shape)}")
+        raise ValueError(
+            f"bias has shape {tuple(bias.shape)}: expected [{weight.shape[0]}] for weight {tuple(weight.shape)}"
+        )
     for name, x in (("weight", weight), ("bias", bias)):
         if x is not None and x.dtype != u.dtype:
             raise TypeError(f"{name} has dtype {x.dtype}, u has {u.dtype}: expected one dtype")
@@ -164,7 +205,9 @@ def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -
     conv = Conv(strides, resolve_padding(padding, kernel, dilations), dilations)
     size = conv.output_size(u.shape[2:], kernel)
     if min(size) < 1:
-        raise ValueError(f"u has H x W = {u.shape[2]} x {u.shape[3]}: too small for kernel {kernel} with {conv} (the result would be {size})")
+        raise ValueError(
+            f"u has H x W = {u.shape[2]} x {u.shape[3]}: too small for kernel {kernel} with {conv} (result {size})"
+        )
     return conv
 
 
@@ -174,7 +217,9 @@ def resolve_padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, 
         if padding != "same":
             raise unknown_name("padding", padding, ["same"])
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-            raise ValueError(f'padding "same" with kernel {kernel}: expected odd sizes (or give the padding as numbers)')
+            raise ValueError(
+                f'padding "same" with kernel {kernel}: expected odd sizes (or give the padding as numbers)'
+            )
         return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
     return int_pair("padding", padding, least=0)
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last where x [N,C,H,W] is stored channels first in its strides' order; else contiguous (any rank)."""
     if x.dim() == 4 and x.stride(1) == 1 and not x.is_contiguous():
@@ -15,7 +16,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def empty_rows(like: Tensor, rows: int, channels: int | None = None) -> Tensor:
-    """Uninitialised [rows, C, ...] with the dtype, device, trailing sizes and memory format of the dense tensor `like`."""
+    """Uninitialised [rows, C, ...] with the dtype, device, trailing sizes and memory format of the dense tensor
+    `like`."""
     shape = (rows, like.shape[1] if channels is None else channels, *like.shape[2:])
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
@@ -30,9 +32,9 @@ def flat(x: Tensor, fmt: torch.memory_format) -> Tensor:
 def block_rows(x: Tensor, row_numel: int, weight_numel: int) -> int:
     """How many samples of `row_numel` elements to convolve in one call: all of them, except on the CPU.
 
-    There a block keeps the call's input, its reordered copies and its output in the cache and below the size at which the
-    allocator maps fresh memory. It must outweigh the weights, which every call packs anew. NCHW, which oneDNN reorders, wants
-    smaller blocks. Measured: docs/design.md, "Blocks".
+    There a block keeps the call's input, its reordered copies and its output in the cache and below the size at which
+    the allocator maps fresh memory. It must outweigh the weights, which every call packs anew. NCHW, which oneDNN
+    reorders, wants smaller blocks. Measured: docs/design.md, "Blocks".
     """
     if x.device.type != "cpu":
         return max(1, x.shape[0])
@@ -47,7 +49,11 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 def common_format(u: Tensor, weight: Tensor) -> torch.memory_format:
     """The format a convolution of u works and answers in: channels_last if either tensor is, as in nn.Conv2d."""
-    return torch.channels_last if torch.channels_last in (memory_format(u), memory_format(weight)) else torch.contiguous_format
+    return (
+        torch.channels_last
+        if torch.channels_last in (memory_format(u), memory_format(weight))
+        else torch.contiguous_format
+    )
 
 
 def dense(x: Tensor, fmt: torch.memory_format | None = None) -> Tensor:

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import check_name
+from ._backends import check_name
 from .algorithms import NAMES
 from .errors import unknown_name
 from .functional import Algorithm, Padding, int_pair, interconv2d, resolve_padding
 from .sets import Sets, as_sets
 
 
-
 class _Current(threading.local):
-    """The sets of the innermost `use_sets` block, each thread its own. (torch.compile follows this, not a ContextVar.)"""
+    """The sets of the innermost `use_sets` block, each thread its own. (torch.compile follows this, not a
+    ContextVar.)"""
 
     sets: Any = None
 
@@ -28,8 +28,8 @@ _current = _Current()
 class InterConv2d(nn.Module):
     """The InterConv layer: y_i = conv(concat(u_i, s); weight) + bias, s = mean of the sample's set (paper, Eq. 1-3).
 
-    Channels are counted per sample. The weight [Co, 2C, kh, kw] has the half for u_i first, then the half for s; it starts as
-    nn.Conv2d(2C, Co) would. State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as they are.
+    Channels are counted per sample. The weight [Co, 2C, kh, kw] has the half for u_i first, then the half for s; it
+    starts as nn.Conv2d(2C, Co) would. State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as they are.
 
     Args:
         in_channels: C. out_channels: Co, default C. kernel_size: an int or (height, width).
@@ -55,7 +55,9 @@ class InterConv2d(nn.Module):
     ):
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        self.in_channels, self.out_channels = int_pair("(in_channels, out_channels)", (in_channels, out_channels), least=1)
+        self.in_channels, self.out_channels = int_pair(
+            "(in_channels, out_channels)", (in_channels, out_channels), least=1
+        )
         self.kernel_size = int_pair("kernel_size", kernel_size, least=1)
         self.stride, self.dilation = int_pair("stride", stride, least=1), int_pair("dilation", dilation, least=1)
         self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
@@ -84,8 +86,8 @@ class InterConv2d(nn.Module):
             sets = _current.sets
             if sets is None:
                 raise ValueError(
-                    f"InterConv2d got packed u {tuple(u.shape)} and no sets. Pass them, layer(u, sets); or, where a network only passes x,"
-                    " call it as ik.SetModel(network)(x, sets) or inside `with ik.use_sets(sets):`"
+                    f"InterConv2d got packed u {tuple(u.shape)} and no sets. Pass them, layer(u, sets); or, where a"
+                    " network only passes x, call ik.SetModel(network)(x, sets) or use `with ik.use_sets(sets):`"
                 )
         return interconv2d(
             u,
@@ -118,8 +120,8 @@ class InterConv2d(nn.Module):
 class use_sets:  # noqa: N801  (reads as a statement)
     """Within the block every InterConv2d that is given no sets takes these: `with ik.use_sets(sets): y = network(x)`.
 
-    Blocks nest, the innermost counts; each thread has its own. Make `Sets` once and pass that: lengths, offsets or an int
-    are converted anew by each layer.
+    Blocks nest, the innermost counts; each thread has its own. Make `Sets` once and pass that: lengths, offsets or an
+    int are converted anew by each layer.
 
     Raises:
         TypeError: sets is None.
@@ -127,7 +129,9 @@ class use_sets:  # noqa: N801  (reads as a statement)
 
     def __init__(self, sets: Sets | Any):
         if sets is None:
-            raise TypeError("use_sets(None): expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)")
+            raise TypeError(
+                "use_sets(None): expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)"
+            )
         self.sets = sets
         self.outer: list[Any] = []  # a stack, so that one object can be entered again inside itself
 

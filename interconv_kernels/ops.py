@@ -1,20 +1,21 @@
 """The library's operators, `torch.ops.interconv.*`: one schema and one fake each, whatever the backend.
 
-Set operations on packed tensors. K_b is the size of set b, b(i) the set of sample i, int64 addressing, sums in float32 (float64 for
-float64). Any rank >= 2; "dense" means contiguous or channels_last, and results have the format of the first tensor.
+Set operations on packed tensors of any rank >= 2. K_b is the size of set b, b(i) the set of sample i; addresses are
+int64, sums float32 (float64 for float64). Results are new tensors in the format (contiguous or channels_last) of the
+first one.
 
-| op | result |
-|---|---|
-| set_reduce(x [N,...], mean) | [B,...]: sum_i x_i over each set, or the mean; zero for an empty set |
-| set_add(y [N,...] or None, t [B,...], mean) | [N,...]: y_i + t_b(i), or y_i + t_b(i) / K_b(i) |
-| concat_set_mean(u [N,C,...]) | [N,2C,...]: [u_i \\| mean of set b(i)] (paper, Eq. 1-2) |
-| concat_set_mean_backward(g [N,2C,...]) | [N,C,...]: its adjoint, g_own_i + (sum of g_set over the set) / K |
-| center(x [N,...], from_mean) | ([B,...], [N-B,...]): each set's mean; each sample but a set's last, less that last one (or less the mean) |
-| uncenter(mean [B,...], dev [N-B,...]) | [N,...]: what `center(x, from_mean=False)` was made from: x_K = mean - (sum dev) / K, x_i = x_K + dev_i |
+    set_reduce(x [N,...], mean)               [B,...]   sum of x_i over each set, or the mean; zero for an empty set
+    set_add(y [N,...] or None, t [B,...], mean) [N,...] y_i + t_b(i), or y_i + t_b(i) / K_b(i)
+    concat_set_mean(u [N,C,...])              [N,2C,...] [u_i | mean of set b(i)] (paper, Eq. 1-2)
+    concat_set_mean_backward(g [N,2C,...])    [N,C,...] its adjoint: g_own_i + (sum of g_set over the set) / K
+    center(x [N,...], from_mean)              [B,...], [N-B,...]   each set's mean; each sample but the set's last, less
+                                              that last one (or less the mean)
+    uncenter(mean [B,...], dev [N-B,...])     [N,...]   what center(x, from_mean=False) was made from:
+                                              x_K = mean - (sum of dev) / K, x_i = x_K + dev_i
 
-The layer itself: interconv2d and interconv2d_backward, see `interconv_kernels/algorithms.py`. `center`, `uncenter` and the layer's two ops
-want sets that are not empty. All results are new tensors. All but `center` and `uncenter` (parts of the layer's own
-forward and backward) are differentiable, any number of times.
+The layer itself is interconv2d and interconv2d_backward (`interconv_kernels/algorithms.py`). These two, `center` and
+`uncenter` want sets that are not empty. All but `center` and `uncenter` (parts of the layer's own forward and backward)
+are differentiable, any number of times.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms
-from .backends import get as get_backend
+from ._backends import get as get_backend
 from .convolution import Conv
 from .layout import common_format, dense, empty_rows, memory_format
 from .sets import SetIndex
@@ -53,7 +54,7 @@ def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return torch.library.register_fake(f"interconv::{name}", lib=_library)
 
 
-# --- set operations -------------------------------------------------------------------------------------------------------------
+# --- set operations ---------------------------------------------------------------------------------------------------
 
 
 @_op(f"set_reduce(Tensor x, {_SETS}, bool mean, str backend) -> Tensor")
@@ -120,7 +121,7 @@ def _(mean: Tensor, dev: Tensor, offsets: Tensor, set_ids: Tensor, backend: str)
     return empty_rows(mean, set_ids.shape[0])
 
 
-# --- their derivatives: each adjoint is one of the ops again -----------------------------------------------------------------------
+# --- their derivatives: each adjoint is one of the ops again ----------------------------------------------------------
 
 
 def _keep_sets(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -160,7 +161,7 @@ for _name, _formula, _setup in (
     torch.library.register_autograd(f"interconv::{_name}", _formula, setup_context=_setup, lib=_library)
 
 
-# --- the layer ------------------------------------------------------------------------------------------------------------------
+# --- the layer --------------------------------------------------------------------------------------------------------
 
 
 @_op(f"interconv2d(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
@@ -176,7 +177,7 @@ def interconv2d(
     algorithm: str,
     backend: str,
 ) -> Tensor:
-    conv = Conv(tuple(stride), tuple(padding), tuple(dilation))
+    conv = _conv(stride, padding, dilation)
     fmt = common_format(u, weight)
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
@@ -188,7 +189,11 @@ def interconv2d(
 
 @_fake("interconv2d")
 def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-    return _new_output(u, weight, Conv(tuple(stride), tuple(padding), tuple(dilation)))
+    return _new_output(u, weight, _conv(stride, padding, dilation))
+
+
+def _conv(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
+    return Conv((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
 
 
 def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
@@ -212,8 +217,8 @@ def interconv2d_backward(
     algorithm: str,
     backend: str,
     need: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    conv = Conv(tuple(stride), tuple(padding), tuple(dilation))
+) -> tuple[Tensor, ...]:
+    conv = _conv(stride, padding, dilation)
     fmt = common_format(u, weight)
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))

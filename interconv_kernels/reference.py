@@ -1,7 +1,7 @@
 """The oracle: InterConv as the paper writes it, one set after the other, with no thought of speed.
 
-`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` with no torch at all. Neither shares a line
-with the kernels it judges.
+`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` with no torch at all. Neither
+shares a line with the kernels it judges.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def interconv2d(
     padding: int | Pair | str = "same",
     dilation: int | Pair = 1,
 ) -> Tensor:
-    """Eq. 1-3 of the paper for u [N,C,H,W], weight [Co,2C,kh,kw] (half of u first), bias [Co] and sets of the given lengths.
+    """Eq. 1-3 of the paper for u [N,C,H,W], weight [Co,2C,kh,kw] (half of u first), bias [Co] and sets of the given
+    lengths.
 
     Returns y [N,Co,H',W']. "same" pads dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride.
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import index, itemgetter
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ INT32_MAX = 2**31 - 1
 class Sets:
     """The sets of a packed batch: set b holds the samples offsets[b] ... offsets[b+1]-1 of u [N, ...].
 
-    Make it once per batch (`from_lengths`, `from_offsets`, `from_size`), from host data where there is any, and hand the
-    same object to every layer: all checks that need values happen here, and nothing after it waits for the device.
+    Make it once per batch (`from_lengths`, `from_offsets`, `from_size`), from host data where there is any, and hand
+    the same object to every layer: all checks that need values happen here, and nothing after it waits for the device.
 
     Attributes:
         offsets: int32 [B+1], offsets[0] = 0, never falling, offsets[B] = N. Empty sets are allowed, and so is N = 0.
@@ -32,9 +33,15 @@ class Sets:
     __slots__ = ("_lengths", "live_ids", "live_offsets", "offsets", "set_ids")
 
     def __init__(
-        self, offsets: Tensor, set_ids: Tensor, live_offsets: Tensor, live_ids: Tensor, lengths: tuple[int, ...] | None = None
+        self,
+        offsets: Tensor,
+        set_ids: Tensor,
+        live_offsets: Tensor,
+        live_ids: Tensor,
+        lengths: tuple[int, ...] | None = None,
     ):
-        """For tensors that are known to fit together; `from_lengths`, `from_offsets` and `from_size` check their input."""
+        """For tensors that are known to fit together; `from_lengths`, `from_offsets` and `from_size` check their
+        input."""
         self.offsets = offsets
         self.set_ids = set_ids
         self.live_offsets = live_offsets
@@ -85,10 +92,12 @@ class Sets:
             raise ValueError(f"offsets {_short(borders)}: expected B+1 integers starting with 0")
         for b in range(len(borders) - 1):
             if borders[b + 1] < borders[b]:
-                raise ValueError(f"offsets fall from {borders[b]} to {borders[b + 1]} at index {b + 1}: expected them never to fall")
+                raise ValueError(
+                    f"offsets fall from {borders[b]} to {borders[b + 1]} at index {b + 1}: expected them never to fall"
+                )
         if num_samples is not None and borders[-1] != num_samples:
             raise ValueError(f"offsets end at {borders[-1]}: expected the number of samples, N = {num_samples}")
-        return cls.from_lengths([hi - lo for lo, hi in zip(borders, borders[1:], strict=False)], device or "cpu")
+        return cls.from_lengths([hi - lo for lo, hi in pairwise(borders)], device or "cpu")
 
     @classmethod
     def from_size(cls, size: int, num_samples: int, device: torch.device | str | None = None) -> Sets:
@@ -121,7 +130,7 @@ class Sets:
         """The set sizes on the host. Known from the start when made from host data, else read back once."""
         if self._lengths is None:
             borders = self.offsets.tolist()
-            self._lengths = tuple(hi - lo for lo, hi in zip(borders, borders[1:], strict=False))
+            self._lengths = tuple(hi - lo for lo, hi in pairwise(borders))
         return self._lengths
 
     @property
@@ -159,33 +168,41 @@ def as_sets(sets: Any, num_samples: int, device: torch.device) -> Sets:
     integers is lengths.
 
     Raises:
-        TypeError, ValueError: as the constructors of `Sets`, and where the sets hold another number of samples than N or
-        live on another device.
+        TypeError, ValueError: as the constructors of `Sets`, and where the sets hold another number of samples than N
+        or live on another device.
     """
     if isinstance(sets, Sets):
         if sets.num_samples != num_samples:
-            raise ValueError(f"{sets} holds {sets.num_samples} samples, but u has N = {num_samples}: expected the same number")
+            raise ValueError(
+                f"{sets} holds {sets.num_samples} samples, but u has N = {num_samples}: expected the same number"
+            )
         if sets.device != device:
-            raise ValueError(f"sets are on {sets.device}, u is on {device}: expected one device (use sets.to(u.device))")
+            raise ValueError(
+                f"sets are on {sets.device}, u is on {device}: expected one device (use sets.to(u.device))"
+            )
         return sets
     if isinstance(sets, bool) or sets is None or isinstance(sets, (str, float)):
-        raise TypeError(f"sets = {sets!r}: expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)")
+        raise TypeError(
+            f"sets = {sets!r}: expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)"
+        )
     if isinstance(sets, Tensor) and sets.dim() == 1:
         return Sets.from_offsets(sets, num_samples, device)
     try:
-        size = operator.index(sets)
+        size = index(sets)
     except TypeError:
         made = Sets.from_lengths(sets, device)
         if made.num_samples != num_samples:
             raise ValueError(
-                f"set lengths {_short(made.lengths)} sum to {made.num_samples}: expected the number of samples, N = {num_samples}"
+                f"set lengths {_short(made.lengths)} sum to {made.num_samples}: expected the number of samples,"
+                f" N = {num_samples}"
             ) from None
         return made
     return Sets.from_size(size, num_samples, device)
 
 
 class SetIndex:
-    """The two index tensors of some sets as ops get them, with the borders on the host where reading them is free (CPU)."""
+    """The two index tensors of some sets as ops get them, with the borders on the host where reading them is free
+    (CPU)."""
 
     def __init__(self, offsets: Tensor, set_ids: Tensor):
         self.offsets = offsets
@@ -201,10 +218,11 @@ class SetIndex:
         return list(zip(self.borders[:-1], self.borders[1:], strict=True))
 
     def runs(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
-        """(b, first, end) for each set b with samples in lo ... hi-1; first and end count from lo. Host borders only."""
+        """(b, first, end) for each set b with samples in lo ... hi-1; first and end count from lo. Host borders
+        only."""
         spans = self.spans
         runs = []
-        for b in range(bisect_right(self.borders, lo) - 1, len(spans)):
+        for b in range(bisect_right(spans, lo, key=itemgetter(0)) - 1, len(spans)):
             first, end = max(spans[b][0], lo), min(spans[b][1], hi)
             if first >= hi:
                 break
@@ -214,7 +232,7 @@ class SetIndex:
 
     def part(self, first_set: int, end_set: int) -> SetIndex:
         """The sets first_set ... end_set-1 alone, their samples counted from 0. Host borders only."""
-        lo, hi = self.borders[first_set], self.borders[end_set]
+        lo, hi = self.spans[first_set][0], self.spans[end_set - 1][1]
         return SetIndex(self.offsets[first_set : end_set + 1] - lo, self.set_ids[lo:hi] - first_set)
 
     def sizes(self, dtype: torch.dtype) -> Tensor:
@@ -226,7 +244,10 @@ def _host_integers(values: Any, what: str) -> list[int]:
     """`values` as Python integers, one transfer at most; bools, floats and nested values are refused."""
     if isinstance(values, Tensor):
         if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}: expected integers, shape [n]")
+            raise TypeError(
+                f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}:"
+                " expected integers, shape [n]"
+            )
         return values.tolist()
     try:
         items = list(values)
@@ -237,7 +258,7 @@ def _host_integers(values: Any, what: str) -> list[int]:
         try:
             if isinstance(item, bool):
                 raise TypeError
-            integers.append(operator.index(item))
+            integers.append(index(item))
         except TypeError:
             raise TypeError(f"{what}[{position}] = {item!r} ({type(item).__name__}): expected an integer") from None
     return integers

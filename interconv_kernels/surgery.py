@@ -1,9 +1,11 @@
 """The paper's two placements of InterConv on a network that already exists.
 
-* append (the paper's text and Fig. 3, the authors' layer): after a layer that gives F features comes an InterConv F -> F.
+* append (the paper's text and Fig. 3, the authors' layer): after a layer that gives F features comes an InterConv F ->
+F.
 * replace (the paper's parameter counts): each Conv(C -> Co) becomes an InterConv C -> Co.
 
-Both change the network in place and report what they did. The changed network takes its sets through `SetModel` or `use_sets`.
+Both change the network in place and report what they did. The changed network takes its sets through `SetModel` or
+`use_sets`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,13 @@ from .functional import int_pair
 from .modules import InterConv2d
 
 # Module types, a name pattern such as "encoder.*.conv", a predicate on (name, module), or several of the first two.
-Selector = type[nn.Module] | str | Callable[[str, nn.Module], bool] | tuple[type[nn.Module] | str, ...] | list[type[nn.Module] | str]
+Selector = (
+    type[nn.Module]
+    | str
+    | Callable[[str, nn.Module], bool]
+    | tuple[type[nn.Module] | str, ...]
+    | list[type[nn.Module] | str]
+)
 
 
 @dataclass
@@ -47,15 +55,21 @@ class SurgeryReport:
 
 
 def replace_with_interconv(
-    model: nn.Module, select: Selector = nn.Conv2d, *, keep_outputs: bool = True, algorithm: str = "auto", backend: str = "auto"
+    model: nn.Module,
+    select: Selector = nn.Conv2d,
+    *,
+    keep_outputs: bool = True,
+    algorithm: str = "auto",
+    backend: str = "auto",
 ) -> SurgeryReport:
     """Make every selected nn.Conv2d(C, Co) an InterConv2d(C, Co) of the same kernel, stride, padding and dilation.
 
     Args:
         model: any network; changed in place.
-        select: which modules: types, name patterns (as in fnmatch) or a predicate (name, module) -> bool. Default: every nn.Conv2d.
-        keep_outputs: start with Wu = W, Ws = 0 and the same bias, so that a trained network's outputs are at first unchanged for
-            any set size. False: the InterConv's own fresh weights, to train from scratch.
+        select: which modules: types, name patterns (as in fnmatch) or a predicate (name, module) -> bool. Default:
+            every nn.Conv2d.
+        keep_outputs: start with Wu = W, Ws = 0 and the same bias, so that a trained network's outputs are at first
+            unchanged for any set size. False: the InterConv's own fresh weights, to train from scratch.
         algorithm, backend: handed to the layers.
 
     Returns:
@@ -72,17 +86,15 @@ def replace_with_interconv(
             return f"it has groups={module.groups}, and InterConv mixes all channels"
         if module.padding_mode != "zeros":
             return f"it has padding_mode={module.padding_mode!r}, and InterConv pads with zeros"
-        padding: Any = module.padding
-        if padding == "valid":
-            padding = 0
-        elif padding == "same" and any(k % 2 == 0 for k in module.kernel_size):
+        padding: Any = 0 if module.padding == "valid" else module.padding
+        if padding == "same" and any(k % 2 == 0 for k in module.kernel_size):
             return f'it has kernel {module.kernel_size} with padding "same", which is uneven'
         layer = InterConv2d(
             module.in_channels,
             module.out_channels,
             _pair(module.kernel_size),
             _pair(module.stride),
-            padding if isinstance(padding, (str, int)) else _pair(padding),
+            padding,
             _pair(module.dilation),
             bias=module.bias is not None,
             algorithm=algorithm,  # type: ignore[arg-type]
@@ -114,11 +126,11 @@ def append_interconv(
 
     Args:
         model: any network; changed in place.
-        after: which modules, as `select` in `replace_with_interconv`. A module's F is its `out_channels` or `num_features`, or that of
-            the last child that has one.
+        after: which modules, as `select` in `replace_with_interconv`. A module's F is its `out_channels` or
+            `num_features`, or that of the last child that has one.
         kernel_size: odd; the paper uses 3 in convolutional networks and 1 in transformers.
-        keep_outputs: start with Wu = identity, Ws = 0 and no bias, so that a trained network's outputs are at first unchanged for any
-            set size. False: fresh weights, to train from scratch.
+        keep_outputs: start with Wu = identity, Ws = 0 and no bias, so that a trained network's outputs are at first
+            unchanged for any set size. False: fresh weights, to train from scratch.
         algorithm, backend: handed to the layers.
 
     Returns:
@@ -146,7 +158,8 @@ def append_interconv(
             with torch.no_grad():
                 layer.weight.zero_()
                 nn.init.dirac_(layer.weight[:, :features])
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    layer.bias.zero_()
         return nn.Sequential(module, layer)
 
     return _operate(model, after, build)
@@ -175,11 +188,15 @@ def _operate(model: nn.Module, select: Selector, build: Callable[[str, nn.Module
     report.parameters = (report.parameters[0], _count(report.model))
     if not report.changed:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in report.skipped)
-        raise ValueError(f"nothing to change in {type(model).__name__}: {select!r} selects {len(report.skipped)} layers{reasons}")
+        raise ValueError(
+            f"nothing to change in {type(model).__name__}: {select!r} selects {len(report.skipped)} layers{reasons}"
+        )
     return report
 
 
-def _places(module: nn.Module, name: str = "", parent: nn.Module | None = None, key: str = "") -> Iterator[tuple[str, nn.Module | None, str, nn.Module]]:
+def _places(
+    module: nn.Module, name: str = "", parent: nn.Module | None = None, key: str = ""
+) -> Iterator[tuple[str, nn.Module | None, str, nn.Module]]:
     """(full name, parent, key in the parent, module) of every place in the tree, InterConv2d layers left out."""
     if isinstance(module, InterConv2d):
         return

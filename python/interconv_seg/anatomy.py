@@ -1,9 +1,9 @@
 """Simulated subjects with real anatomy: the paper's clinical-scan experiment (section 4.2) in miniature.
 
-The anatomy is the MNI152 T1 template with its grey- and white-matter maps, which ship with nilearn. A *subject* is one coronal slice of
-it under a random smooth deformation: all subjects are simulated from that one template. A subject's *scans* are its slice as
-clinical scanners might give it (thick and shifted slices, low resolution, another contrast, a bias field, noise), aligned with
-each other; the clean slice's tissues are the truth for all of them.
+The anatomy is the MNI152 T1 template with its grey- and white-matter maps, which ship with nilearn. A *subject* is one
+coronal slice of it under a random smooth deformation: all subjects are simulated from that one template. A subject's
+*scans* are its slice as clinical scanners might give it (thick and shifted slices, low resolution, another contrast, a
+bias field, noise), aligned with each other; the clean slice's tissues are the truth for all of them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from torch import Tensor
 HEIGHT, WIDTH = 160, 192  # the paper's coronal geometry, pixels of 1 mm
 TISSUES = ("background", "grey matter", "white matter")
 SLAB = 4  # slices kept on each side of a subject's own, for thick slices
-# Coronal positions (voxels of the template). A gap as wide as two slabs keeps the held-out slices apart from those of training.
+# Coronal positions (voxels of the template). A gap as wide as two slabs keeps the held-out slices apart from those of
+# training.
 TRAIN_SLICES = (*range(60, 103), *range(133, 180))
 HELD_OUT_SLICES = tuple(range(112, 124))
 
 
 @dataclass(frozen=True)
 class Template:
-    """T1 intensity, grey- and white-matter probability in [0,1], each float32 [slices, HEIGHT, WIDTH], superior at the top."""
+    """T1 intensity, grey- and white-matter probability in [0,1], each float32 [slices, HEIGHT, WIDTH], superior at the
+    top."""
 
     t1: Tensor
     grey: Tensor
@@ -45,7 +47,8 @@ class Template:
 
 
 def simulate_subject(template: Template, position: int, scans: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One subject at a coronal position: images float32 [scans, 1, HEIGHT, WIDTH] in about [0,1], tissues int64 [HEIGHT, WIDTH]."""
+    """One subject at a coronal position: images float32 [scans, 1, HEIGHT, WIDTH] in about [0,1], tissues int64
+    [HEIGHT, WIDTH]."""
     near = slice(position - SLAB, position + SLAB + 1)
     maps = torch.cat([template.t1[near], template.grey[position, None], template.white[position, None]])
     maps = F.grid_sample(maps[None], _deformation(random), align_corners=False)[0]
@@ -58,7 +61,9 @@ def _deformation(random: torch.Generator) -> Tensor:
     """A sampling grid [1,H,W,2]: a random affine map with a smooth random displacement of a few pixels."""
     angle, shear = (_uniform(random, -0.12, 0.12) for _ in range(2))
     scale_x, scale_y = (_uniform(random, 1.0, 1.15) for _ in range(2))
-    affine = torch.tensor([[scale_x, angle + shear, _uniform(random, -0.05, 0.05)], [-angle, scale_y, _uniform(random, -0.05, 0.05)]])
+    affine = torch.tensor(
+        [[scale_x, angle + shear, _uniform(random, -0.05, 0.05)], [-angle, scale_y, _uniform(random, -0.05, 0.05)]]
+    )
     grid = F.affine_grid(affine[None], [1, 1, HEIGHT, WIDTH], align_corners=False)
     pixels = torch.tensor([2 / WIDTH, 2 / HEIGHT])
     return grid + 4 * _smooth_field(random, (8, 10), channels=2)[None].permute(0, 2, 3, 1) * pixels

@@ -1,7 +1,9 @@
-"""The demo: does a network that sees a subject's other scans segment each of them better? `python -m interconv_seg.demo`
+"""The demo: does a network that sees a subject's other scans segment each of them better? `python -m
+interconv_seg.demo`
 
-Trains SimpleUNet and SimpleUNet-InterConv (replace; about the same number of parameters) on the same ragged sets of simulated clinical
-scans, then compares them on held-out subjects by set size. Writes predictions.png, dice.png and dice.csv.
+Trains SimpleUNet and SimpleUNet-InterConv (replace; about the same number of parameters) on the same ragged sets of
+simulated clinical scans, then compares them on held-out subjects by set size. Writes predictions.png, dice.png and
+dice.csv.
 """
 
 from __future__ import annotations
@@ -36,37 +38,53 @@ FEATURES, INTERCONV_FEATURES = 23, 16
 
 
 def main() -> None:
+    """Simulate, train, compare, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="training steps of each network (default %(default)s)")
-    parser.add_argument("--minutes", type=float, default=4.0, help="stop training after this long, if sooner (default %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=4.0, help="stop training after this long, if sooner (default %(default)s)"
+    )
     parser.add_argument("--subjects", type=int, default=24, help="held-out subjects (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for the results (default %(default)s)"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    print("Subjects are simulated: random smooth deformations of coronal slices of one template, MNI152 (from nilearn).")
+    print(
+        "Subjects are simulated: random smooth deformations of coronal slices of one template, MNI152 (from nilearn)."
+    )
     print("Their scans are degraded as clinical scans are; the clean slice's tissues are the truth.\n")
     template = Template.load()
     baseline, interconv = build_networks()
-    print(f"SimpleUNet {FEATURES}: {_parameters(baseline):,} parameters; SimpleUNet-InterConv {INTERCONV_FEATURES}: {_parameters(interconv):,}")
+    print(
+        f"SimpleUNet {FEATURES}: {_parameters(baseline):,} parameters;"
+        f" SimpleUNet-InterConv {INTERCONV_FEATURES}: {_parameters(interconv):,}"
+    )
 
-    seconds = train(baseline, interconv, template, args.steps, args.minutes * 60, args.seed)
+    train(baseline, interconv, template, args.steps, args.minutes * 60, args.seed)
     subjects = held_out_subjects(template, args.subjects, args.seed)
     scores = evaluate(baseline, interconv, subjects)
-    report(scores, seconds, args.out)
+    report(scores, args.out)
     report_step_time(interconv, template, args.seed)
     images, tissues = subjects[0]
-    plots.predictions(args.out / "predictions.png", images, tissues, predict(baseline, images), predict(interconv, images, MOST_SCANS))
+    plots.predictions(
+        args.out / "predictions.png", images, tissues, predict(baseline, images), predict(interconv, images, MOST_SCANS)
+    )
     print(f"Pictures and table: {args.out}/predictions.png, dice.png, dice.csv")
 
 
 def build_networks() -> tuple[nn.Module, ik.SetModel]:
-    """The baseline, and the InterConv network that takes its sets beside x; channels_last, the faster format for both."""
+    """The baseline, and the InterConv network that takes its sets beside x; channels_last, the faster format for
+    both."""
     baseline = SimpleUNet(1, len(TISSUES), FEATURES)
-    replaced = ik.replace_with_interconv(SimpleUNet(1, len(TISSUES), INTERCONV_FEATURES), keep_outputs=False).model
-    return baseline.to(memory_format=torch.channels_last), ik.SetModel(replaced).to(memory_format=torch.channels_last)
+    unet = SimpleUNet(1, len(TISSUES), INTERCONV_FEATURES)
+    interconv = ik.SetModel(ik.replace_with_interconv(unet, keep_outputs=False).model)
+    for network in (baseline, interconv):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return baseline, interconv
 
 
 def sample_batch(template: Template, random: torch.Generator) -> tuple[Tensor, Tensor, ik.Sets]:
@@ -84,8 +102,8 @@ def sample_batch(template: Template, random: torch.Generator) -> tuple[Tensor, T
 
 def train(
     baseline: nn.Module, interconv: ik.SetModel, template: Template, steps: int, budget: float, seed: int
-) -> dict[str, float]:
-    """Train both networks on the same batches, step by step, for `steps` or `budget` seconds; returns each one's seconds."""
+) -> None:
+    """Train both networks on the same batches, step by step, for `steps` or `budget` seconds."""
     random = torch.Generator().manual_seed(seed)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
     networks = {"baseline": baseline, "InterConv": interconv}
@@ -116,13 +134,14 @@ def train(
     if done < steps:
         print(f"Stopped at {done} of {steps} steps: {budget / 60:g} minutes are over.")
     print(f"{done} steps each: baseline {seconds['baseline']:.0f} s, InterConv {seconds['InterConv']:.0f} s.\n")
-    return seconds
 
 
 def held_out_subjects(template: Template, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """New deformations at slice positions that training never saw, each with 8 scans."""
     random = torch.Generator().manual_seed(10_000 + seed)
-    return [simulate_subject(template, HELD_OUT_SLICES[i % len(HELD_OUT_SLICES)], MOST_SCANS, random) for i in range(count)]
+    return [
+        simulate_subject(template, HELD_OUT_SLICES[i % len(HELD_OUT_SLICES)], MOST_SCANS, random) for i in range(count)
+    ]
 
 
 @torch.no_grad()
@@ -133,17 +152,20 @@ def predict(network: nn.Module, images: Tensor, set_size: int | None = None) -> 
     return logits.argmax(1)
 
 
-def evaluate(baseline: nn.Module, interconv: ik.SetModel, subjects: list[tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
-    """Mean Dice over grey and white matter and over a subject's 8 scans, for each subject: "baseline" [subjects] (which does not depend
-    on K) and "InterConv" [set sizes, subjects]. For set size K the same 8 scans are taken as 8/K sets."""
+def evaluate(
+    baseline: nn.Module, interconv: ik.SetModel, subjects: list[tuple[Tensor, Tensor]]
+) -> dict[str, np.ndarray]:
+    """Mean Dice over grey and white matter and over a subject's 8 scans, for each subject: "baseline" [subjects] (which
+    does not depend on K) and "InterConv" [set sizes, subjects]. For set size K the same 8 scans are taken as 8/K
+    sets."""
     base = [_dice(predict(baseline, images), tissues) for images, tissues in subjects]
     inter = [[_dice(predict(interconv, images, k), tissues) for images, tissues in subjects] for k in SET_SIZES]
     return {"baseline": np.array(base), "InterConv": np.array(inter)}
 
 
 def _dice(predicted: Tensor, tissues: Tensor) -> float:
-    one_hot = (F.one_hot(x, len(TISSUES)).movedim(-1, 1) for x in (predicted, tissues.expand_as(predicted)))
-    return float(compute_dice(*one_hot, include_background=False).mean())
+    guess, truth = (F.one_hot(x, len(TISSUES)).movedim(-1, 1) for x in (predicted, tissues.expand_as(predicted)))
+    return float(compute_dice(guess, truth, include_background=False).mean())
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
@@ -152,8 +174,9 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def report(scores: dict[str, np.ndarray], seconds: dict[str, float], out: Path) -> None:
-    """Print Dice by set size, say whether InterConv is above its baseline for every K > 1, write dice.csv and dice.png."""
+def report(scores: dict[str, np.ndarray], out: Path) -> None:
+    """Print Dice by set size, say whether InterConv is above its baseline for every K > 1, write dice.csv and
+    dice.png."""
     rows = []
     base = scores["baseline"]
     for k, inter in zip(SET_SIZES, scores["InterConv"], strict=True):
@@ -167,15 +190,22 @@ def report(scores: dict[str, np.ndarray], seconds: dict[str, float], out: Path) 
     above = [k for k, *figures in rows if k > 1 and figures[6] > 0]
     clearly = [k for k, *figures in rows if k > 1 and figures[7] > 0]
     wanted = [k for k in SET_SIZES if k > 1]
-    verdict = "is above its baseline for every K > 1" if above == wanted else f"is NOT above its baseline for every K > 1: only for {above}"
+    verdict = (
+        "is above its baseline for every K > 1"
+        if above == wanted
+        else f"is NOT above its baseline for every K > 1: only for {above}"
+    )
     print(f"InterConv {verdict}; the interval of the gain excludes 0 for K = {clearly}.\n")
     names = ["K"] + [f"{what}_{part}" for what in ("baseline", "interconv", "gain") for part in ("mean", "low", "high")]
-    plots.write_text(out / "dice.csv", "\n".join([",".join(names)] + [",".join(f"{x:.6g}" for x in row) for row in rows]) + "\n")
+    plots.write_text(
+        out / "dice.csv", "\n".join([",".join(names)] + [",".join(f"{x:.6g}" for x in row) for row in rows]) + "\n"
+    )
     plots.dice_by_set_size(out / "dice.png", np.array(rows))
 
 
 def report_step_time(interconv: ik.SetModel, template: Template, seed: int, repeats: int = 7) -> None:
-    """Print the time of a training step on this layer against the same network whose layers concatenate in plain torch."""
+    """Print the time of a training step on this layer against the same network whose layers concatenate in plain
+    torch."""
     images, tissues, sets = sample_batch(template, torch.Generator().manual_seed(seed + 1))
     concat = copy.deepcopy(interconv)
     for parent in list(concat.modules()):
@@ -192,13 +222,14 @@ def report_step_time(interconv: ik.SetModel, template: Template, seed: int, repe
             times[name].append(time.perf_counter() - begin)
     ours, theirs = (statistics.median(times[name][1:]) for name in ("InterConv", "concat"))
     print(
-        f"Training step, sets of {list(sets.lengths)}: {ours * 1e3:.0f} ms on InterConv2d, {theirs * 1e3:.0f} ms on eager concat:"
-        f" {theirs / ours:.2f}x (medians of {repeats}, alternating)\n"
+        f"Training step, sets of {list(sets.lengths)}: {ours * 1e3:.0f} ms on InterConv2d, {theirs * 1e3:.0f} ms on"
+        f" eager concat: {theirs / ours:.2f}x (medians of {repeats}, alternating)\n"
     )
 
 
 class EagerConcat2d(nn.Module):
-    """The layer as the paper's authors publish it, for ragged sets: mean, concatenation and convolution in plain torch."""
+    """The layer as the paper's authors publish it, for ragged sets: mean, concatenation and convolution in plain
+    torch."""
 
     def __init__(self, layer: ik.InterConv2d, sets: ik.Sets):
         super().__init__()

@@ -1,4 +1,5 @@
-"""The paper's networks. Each is written as its baseline; `interconv_kernels.replace_with_interconv` makes the InterConv version."""
+"""The paper's networks. Each is written as its baseline; `interconv_kernels.replace_with_interconv` makes the InterConv
+version."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 
 
 class SimpleUNet(nn.Module):
-    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and appendix tables).
+    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and appendix
+    tables).
 
-    A first convolution, four encoder convolutions each before a 2x2 max-pool, one at the bottom, and four decoder steps: bilinear
-    upsampling, concatenation with the encoder's features, convolution. A one-parameter PReLU follows each convolution but the last.
+    A first convolution, four encoder convolutions each before a 2x2 max-pool, one at the bottom, and four decoder
+    steps: bilinear upsampling, concatenation with the encoder's features, convolution. A one-parameter PReLU follows
+        each convolution but the last.
 
     Args:
         in_channels: of the images. classes: output channels, background included. features: F, of every hidden layer.

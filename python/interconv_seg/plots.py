@@ -11,13 +11,15 @@ from torch import Tensor
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
 
 
 def dice_by_set_size(path: Path, rows: np.ndarray) -> None:
-    """Dice against set size with bands of confidence; rows hold K, then mean, low, high of baseline, InterConv and gain."""
+    """Dice against set size with bands of confidence; rows hold K, then mean, low, high of baseline, InterConv and
+    gain."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.subplots()
     for name, column, color in (("SimpleUNet (baseline)", 1, "tab:gray"), ("SimpleUNet-InterConv", 4, "tab:blue")):
@@ -32,7 +34,9 @@ def dice_by_set_size(path: Path, rows: np.ndarray) -> None:
     _save(figure, path)
 
 
-def predictions(path: Path, images: Tensor, tissues: Tensor, baseline: Tensor, interconv: Tensor, most: int = 4) -> None:
+def predictions(
+    path: Path, images: Tensor, tissues: Tensor, baseline: Tensor, interconv: Tensor, most: int = 4
+) -> None:
     """A subject's scans [K,1,H,W] in rows; in columns the scan, its truth [H,W], and both networks' tissues [K,H,W]."""
     rows = min(most, len(images))
     figure = Figure(figsize=(11, 2.4 * rows), layout="constrained")
@@ -40,7 +44,13 @@ def predictions(path: Path, images: Tensor, tissues: Tensor, baseline: Tensor, i
     for i, line in enumerate(figure.subplots(rows, 4, squeeze=False)):
         for axes, title, picture in zip(line, titles, (images[i, 0], tissues, baseline[i], interconv[i]), strict=True):
             scan = title == "scan"
-            axes.imshow(picture.numpy(), cmap="gray" if scan else "viridis", vmin=0, vmax=None if scan else 2, interpolation="nearest")
+            axes.imshow(
+                picture.numpy(),
+                cmap="gray" if scan else "viridis",
+                vmin=0,
+                vmax=None if scan else 2,
+                interpolation="nearest",
+            )
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(title)

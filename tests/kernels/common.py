@@ -33,7 +33,11 @@ class Case:
         return ik.Sets.from_lengths(self.lengths)
 
     def to(self, dtype):
-        return Case(*(None if x is None else x.detach().to(dtype) for x in (self.u, self.weight, self.bias)), self.lengths, self.conv)
+        return Case(
+            *(None if x is None else x.detach().to(dtype) for x in (self.u, self.weight, self.bias)),
+            self.lengths,
+            self.conv,
+        )
 
     def require_grad(self):
         for x in (self.u, self.weight, self.bias):
@@ -46,7 +50,18 @@ class Case:
         return [x for x in (self.u, self.weight, self.bias) if x is not None]
 
 
-def make_case(lengths, channels=5, out_channels=4, size=(9, 7), kernel=3, dtype=torch.float64, fmt="nchw", bias=True, seed=0, **conv):
+def make_case(
+    lengths,
+    channels=5,
+    out_channels=4,
+    size=(9, 7),
+    kernel=3,
+    dtype=torch.float64,
+    fmt="nchw",
+    bias=True,
+    seed=0,
+    **conv,
+):
     """Values rounded to `dtype`, so that the oracle in float64 sees the same input."""
     random = torch.Generator().manual_seed(seed)
     kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -26,7 +26,10 @@ def fresh_compiler():
 def network(algorithm="auto"):
     torch.manual_seed(0)
     net = nn.Sequential(
-        ik.InterConv2d(1, 8, algorithm=algorithm), nn.ReLU(), nn.MaxPool2d(2), ik.InterConv2d(8, 4, 1, algorithm=algorithm)
+        ik.InterConv2d(1, 8, algorithm=algorithm),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        ik.InterConv2d(8, 4, 1, algorithm=algorithm),
     )
     return ik.SetModel(net)
 

@@ -77,7 +77,9 @@ def test_third_derivative():
     assert torch.autograd.gradgradcheck(norm_of_gradient, case.u)
 
 
-@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)])
+@pytest.mark.parametrize(
+    "needed", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)]
+)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_only_the_gradients_that_are_needed(needed, algorithm):
     case = make_case([2, 1, 3])
@@ -91,7 +93,10 @@ def test_only_the_gradients_that_are_needed(needed, algorithm):
     first = torch.autograd.grad((layer(case, algorithm) ** 3).sum(), leaves, create_graph=True)
     second = torch.autograd.grad(sum(x.square().sum() for x in first), leaves)
     first = torch.autograd.grad((oracle(case) ** 3).sum(), leaves, create_graph=True)
-    assert all(worst(a, b) < 1e-11 for a, b in zip(second, torch.autograd.grad(sum(x.square().sum() for x in first), leaves), strict=True))
+    assert all(
+        worst(a, b) < 1e-11
+        for a, b in zip(second, torch.autograd.grad(sum(x.square().sum() for x in first), leaves), strict=True)
+    )
 
 
 def test_torch_func_grad():
@@ -201,7 +206,10 @@ def test_starts_as_conv2d_would():
 
 def test_repr():
     text = repr(ik.InterConv2d(4, 6, 5, stride=2, dilation=(1, 2), bias=False, algorithm="split"))
-    assert text == "InterConv2d(4, 6, kernel_size=(5, 5), padding=(2, 4), stride=(2, 2), dilation=(1, 2), bias=False, algorithm='split')"
+    assert (
+        text == "InterConv2d(4, 6, kernel_size=(5, 5), padding=(2, 4), stride=(2, 2), dilation=(1, 2), bias=False,"
+        " algorithm='split')"
+    )
 
 
 class TestContexts:

@@ -1,11 +1,12 @@
-"""The operators against naive float64 loops: both of backend "torch"'s ways (host borders, index arithmetic), fakes, opcheck."""
+"""The operators against naive float64 loops: both of backend "torch"'s ways (host borders, index arithmetic), fakes,
+opcheck."""
 
 import pytest
 import torch
 from common import DTYPES, FORMATS, worst
 
 import interconv_kernels as ik
-from interconv_kernels.backends import torch_ops
+from interconv_kernels._backends import torch_ops
 from interconv_kernels.layout import dense, memory_format
 from interconv_kernels.sets import SetIndex
 
@@ -15,7 +16,11 @@ RAGGED = {"live": LENGTHS, "with empty": [0, 3, 0, 2, 0], "none": [], "large": [
 
 def values(n, channels=6, dtype=torch.float64, fmt="nchw", seed=0):
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(n, channels, 5, 4, generator=random, dtype=torch.float64).to(dtype).contiguous(memory_format=FORMATS[fmt])
+    return (
+        torch.randn(n, channels, 5, 4, generator=random, dtype=torch.float64)
+        .to(dtype)
+        .contiguous(memory_format=FORMATS[fmt])
+    )
 
 
 def naive_reduce(x, lengths, mean):
@@ -98,7 +103,9 @@ class TestConcatAndCenter:
     @pytest.mark.parametrize("from_mean", [True, False])
     def test_center(self, index, dtype, fmt, from_mean):
         x = values(10, dtype=dtype, fmt=fmt)
-        for got, want in zip(torch_ops.center(x, index(LENGTHS), from_mean), naive_center(x, LENGTHS, from_mean), strict=True):
+        for got, want in zip(
+            torch_ops.center(x, index(LENGTHS), from_mean), naive_center(x, LENGTHS, from_mean), strict=True
+        ):
             close(got, want, dtype)
 
     def test_uncenter_undoes_center(self, index, dtype, fmt):
@@ -109,7 +116,8 @@ class TestConcatAndCenter:
 
 
 def calls():
-    """(op, arguments) for opcheck: every op, float32 and bfloat16, both formats, with and without gradients where they have one."""
+    """(op, arguments) for opcheck: every op, float32 and bfloat16, both formats, with and without gradients where they
+    have one."""
     sets = ik.Sets.from_lengths(LENGTHS)
     index = (sets.offsets, sets.set_ids)
     ops = torch.ops.interconv
@@ -126,19 +134,29 @@ def calls():
                 yield "set_add to nothing", ops.set_add, (None, x(4), *index, False, "auto")
                 yield "concat_set_mean", ops.concat_set_mean, (x(10), *index, "auto")
                 yield "concat_set_mean_backward", ops.concat_set_mean_backward, (x(10, 12), *index, "auto")
-                u, g, weight, bias = x(10), x(10, 4), torch.randn(4, 12, 3, 3, dtype=dtype).requires_grad_(grad), torch.randn(4, dtype=dtype)
+                u, g, weight, bias = (
+                    x(10),
+                    x(10, 4),
+                    torch.randn(4, 12, 3, 3, dtype=dtype).requires_grad_(grad),
+                    torch.randn(4, dtype=dtype),
+                )
                 layer = (*index, *conv, "auto", "auto")
                 yield "interconv2d", ops.interconv2d, (u, weight, bias, *layer)
                 yield "interconv2d_backward", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
             yield "center", ops.center, (values(10, dtype=dtype, fmt=fmt), *index, False, "auto")
-            yield "uncenter", ops.uncenter, (values(4, dtype=dtype, fmt=fmt), values(6, dtype=dtype, fmt=fmt), *index, "auto")
+            yield (
+                "uncenter",
+                ops.uncenter,
+                (values(4, dtype=dtype, fmt=fmt), values(6, dtype=dtype, fmt=fmt), *index, "auto"),
+            )
 
 
 @pytest.mark.parametrize("call", [pytest.param(c, id=f"{c[0]}-{i}") for i, c in enumerate(calls())])
 def test_opcheck(call, monkeypatch):
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # opcheck would see the filling
     _, op, arguments = call
-    # In bfloat16 opcheck's tolerance for compiled against eager is too narrow only where a sum is split: here it is not.
+    # In bfloat16 opcheck's tolerance for compiled against eager is too narrow only where a sum is split: here it is
+    # not.
     torch.library.opcheck(op, arguments)
 
 

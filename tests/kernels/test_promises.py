@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import interconv_kernels as ik
 from interconv_kernels import algorithms
-from interconv_kernels.backends import torch_ops
+from interconv_kernels._backends import torch_ops
 from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
@@ -24,7 +24,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(algorithms, "block_rows", lambda *args: 3)
 
 
-# --- 1. every form agrees with the float64 oracle, forward and all gradients ----------------------------------------------------
+# --- 1. every form agrees with the float64 oracle, forward and all gradients ------------------------------------------
 
 
 @everywhere
@@ -51,7 +51,8 @@ def test_agrees_with_the_oracle_in_blocks(algorithm, fmt, name, small_blocks):
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @formats
 def test_low_precision_is_as_good_as_torch(algorithm, fmt, name, dtype):
-    """Promise 6 as well: at most a few times torch's own error for the same dtype, on the same input, against float64."""
+    """Promise 6 as well: at most a few times torch's own error for the same dtype, on the same input, against
+    float64."""
     case = make_case(RAGGED[name], channels=8, out_channels=8, dtype=dtype, fmt=fmt, size=(6, 5))
     g = torch.randn(layer(case).shape, dtype=torch.float64).to(dtype)
     want = with_grads(oracle, case.to(torch.float64), g)
@@ -112,7 +113,9 @@ def test_gradients_of_any_stride(algorithm, fmt):
         "channels_last slice": wide.contiguous(memory_format=torch.channels_last)[:, 2:6],
     }
     for name, g in gradients.items():
-        for got, want in zip(with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
+        for got, want in zip(
+            with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True
+        ):
             assert worst(got, want) < 1e-12, name
 
 
@@ -130,11 +133,13 @@ def test_input_of_any_stride(algorithm):
         case = make_case([2, 3, 1])
         case.u = u.detach()
         g = torch.randn_like(oracle(case))
-        for got, want in zip(with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
+        for got, want in zip(
+            with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True
+        ):
             assert worst(got, want) < 1e-12, name
 
 
-# --- 2. sets are islands --------------------------------------------------------------------------------------------------------
+# --- 2. sets are islands ----------------------------------------------------------------------------------------------
 
 
 @everywhere
@@ -167,7 +172,9 @@ def test_a_sets_place_in_the_batch_changes_nothing(algorithm, fmt, dtype, kernel
     case = make_case(lengths, channels=16, out_channels=16, kernel=kernel, size=size, dtype=dtype, fmt=fmt)
     g = torch.randn(14, 16, *size).to(dtype)
     rows = torch.cat([torch.arange(14).split(lengths)[b] for b in order])
-    moved = make_case([lengths[b] for b in order], channels=16, out_channels=16, kernel=kernel, size=size, dtype=dtype, fmt=fmt)
+    moved = make_case(
+        [lengths[b] for b in order], channels=16, out_channels=16, kernel=kernel, size=size, dtype=dtype, fmt=fmt
+    )
     moved.u = case.u.detach()[rows].contiguous(memory_format=FORMATS[fmt])
     y, grad_u, *_ = with_grads(lambda c: layer(c, algorithm), case, g)
     y2, grad_u2, *_ = with_grads(lambda c: layer(c, algorithm), moved, g[rows])
@@ -189,7 +196,7 @@ def test_permuting_a_set_permutes_its_output(algorithm):
     assert worst(layer(moved, algorithm), layer(case, algorithm)[rows]) < 1e-6
 
 
-# --- 3. the same input gives the same bits ---------------------------------------------------------------------------------------
+# --- 3. the same input gives the same bits ----------------------------------------------------------------------------
 
 
 @everywhere
@@ -204,7 +211,7 @@ def test_same_bits_run_after_run(algorithm, fmt, dtype):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-# --- 4. no host-device synchronisation -------------------------------------------------------------------------------------------
+# --- 4. no host-device synchronisation --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algorithm", ["concat", "split", "centered"])
@@ -222,7 +229,7 @@ def test_nothing_is_read_back_from_the_device(algorithm):
     assert algorithms.choose("auto", u, weight, sets.num_sets) in ("split", "centered")
 
 
-# --- 5. int64 addressing --------------------------------------------------------------------------------------------------------
+# --- 5. int64 addressing ----------------------------------------------------------------------------------------------
 
 
 def test_more_than_two_to_the_31_elements(monkeypatch):
@@ -238,4 +245,4 @@ def test_more_than_two_to_the_31_elements(monkeypatch):
     assert (y[3, -1], y[2, -1], y[1, 5], y[1, -1]) == (4.0, 4.0, 4.0, 0.0)
 
 
-# --- 6 is tested with 1; 7 in test_errors.py ---------------------------------------------------------------------------------------
+# --- 6 is tested with 1; 7 in test_errors.py --------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The backends, and the one place that chooses among them.
+"""The backends, and the one place that chooses among them. (`ik.backends` is the function below, so the folder has
+another name.)
 
 A backend is a module of set operations (see `ops.py` for their contracts) behind `can_run(device) -> reason or None`.
 """
@@ -33,7 +34,8 @@ def get(name: str, device: torch.device) -> ModuleType:
     """The set operations of backend `name` for tensors on `device`; "auto" takes the first backend that can run there.
 
     Raises:
-        ValueError: no backend has that name, or it cannot run on the device, with the reason. `auto` logs such a reason once.
+        ValueError: no backend has that name, or it cannot run on the device, with the reason. `auto` logs such a reason
+            once.
     """
     if name != "auto":
         check_name(name)

@@ -1,8 +1,8 @@
 """Backend "torch": the set operations in plain torch, on any device.
 
-On the CPU a loop over sets, whose borders are host data there. On other devices index arithmetic alone, so that nothing waits
-for the device, and no atomics, so that the same input gives the same bits. bfloat16 and float16 are summed in float32.
-Each function's contract is that of the op of the same name in `interconv_kernels/ops.py`; inputs are dense.
+On the CPU a loop over sets, whose borders are host data there. On other devices index arithmetic alone, so that nothing
+waits for the device, and no atomics, so that the same input gives the same bits. bfloat16 and float16 are summed in
+float32. Each function's contract is that of the op of the same name in `interconv_kernels/ops.py`; inputs are dense.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
     out = empty_rows(x, sets.num_sets)
     x_rows, out_rows = flat(x, fmt), flat(out, fmt)
     if sets.borders is None:
-        sums = torch.segment_reduce(x_rows.to(sum_dtype(x)), "sum", offsets=sets.offsets.long(), axis=0, initial=0, unsafe=True)
+        sums = torch.segment_reduce(
+            x_rows.to(sum_dtype(x)), "sum", offsets=sets.offsets.long(), axis=0, initial=0, unsafe=True
+        )
         out_rows.copy_(sums / sets.sizes(sums.dtype) if mean else sums)
         return out
     for b, (lo, hi) in enumerate(sets.spans):
@@ -44,7 +46,12 @@ def _reduce_rows(rows: Tensor, out: Tensor, mean: bool) -> None:
 
 
 def set_add(
-    y: Tensor | None, t: Tensor, sets: SetIndex, mean: bool, out: Tensor | None = None, block: tuple[int, int] | None = None
+    y: Tensor | None,
+    t: Tensor,
+    sets: SetIndex,
+    mean: bool,
+    out: Tensor | None = None,
+    block: tuple[int, int] | None = None,
 ) -> Tensor:
     """`out` may be `y`. With block = (lo, hi), `y` and `out` hold the samples lo ... hi-1 alone."""
     lo, hi = block or (0, sets.num_rows)
@@ -96,7 +103,11 @@ def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
     if sets.borders is None:
         kept = _all_but_last(sets)
         ids = sets.set_ids.index_select(0, kept)
-        origin = mean_rows.index_select(0, ids) if from_mean else x_rows.index_select(0, sets.offsets[1:].index_select(0, ids) - 1)
+        origin = (
+            mean_rows.index_select(0, ids)
+            if from_mean
+            else x_rows.index_select(0, sets.offsets[1:].index_select(0, ids) - 1)
+        )
         torch.sub(x_rows.index_select(0, kept), origin, out=dev_rows)
         return mean, dev
     for b, (lo, hi) in enumerate(sets.spans):
@@ -129,7 +140,8 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
 
 
 def _all_but_last(sets: SetIndex) -> Tensor:
-    """int64 [N-B]: the samples that are not the last of their set, found without asking the device how many there are."""
+    """int64 [N-B]: the samples that are not the last of their set, found without asking the device how many there
+    are."""
     rows = torch.arange(sets.num_rows, device=sets.set_ids.device)
     ids = sets.set_ids.long()
     is_last = rows + 1 == sets.offsets[1:].long().index_select(0, ids)

@@ -1,0 +1,1 @@
+"""Benchmarks of the layer; run as modules from the repository root."""

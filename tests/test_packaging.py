@@ -1,0 +1,47 @@
+"""What the repository promises as a package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+def test_the_kernel_library_needs_torch_and_numpy_alone():
+    blocked = {"interconv_seg", "monai", "nilearn", "scipy", "matplotlib", "tqdm", "triton", "nibabel"}
+    code = (
+        BLOCK.format(blocked=blocked)
+        + "import interconv_kernels as ik, torch\nprint(ik.InterConv2d(2)(torch.ones(2, 2, 3, 3), 2).shape)"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert "torch.Size([2, 2, 3, 3])" in result.stdout
+
+
+def test_the_readmes_example_runs():
+    text = (ROOT / "README.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    result = run(example)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_name_of_the_distribution():
+    from importlib.metadata import metadata, version
+
+    import interconv_kernels
+
+    assert version("interconv-kernels") == interconv_kernels.__version__
+    assert metadata("interconv-kernels")["License-Expression"] == "Apache-2.0"
