@@ -222,7 +222,7 @@ class SetIndex:
         only."""
         spans = self.spans
         runs = []
-        for b in range(bisect_right(spans, lo, key=itemgetter(0)) - 1, len(spans)):
+        for b in range(max(0, bisect_right(spans, lo, key=itemgetter(0)) - 1), len(spans)):
             first, end = max(spans[b][0], lo), min(spans[b][1], hi)
             if first >= hi:
                 break

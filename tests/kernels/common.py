@@ -102,4 +102,5 @@ def worst(got, want):
     """Largest absolute error over the largest value."""
     if want.numel() == 0:
         return 0.0
-    return float((got.double() - want.double()).abs().max() / want.double().abs().max().clamp(min=1e-12))
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-12))
