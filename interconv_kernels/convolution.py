@@ -11,11 +11,15 @@ from torch import Tensor
 
 
 class Conv(NamedTuple):
-    """Stride, padding and dilation, each (height, width)."""
+    """Stride, padding and dilation, each (height, width), and the memory format of inputs and results.
+
+    (Left to itself torch may answer in another: for float64, for dilation, or where a size of 1 hides an input's.)
+    """
 
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    fmt: torch.memory_format = torch.contiguous_format
 
     def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
         """(H', W'): floor((size + 2 padding - dilation (k - 1) - 1) / stride) + 1 along each axis."""
@@ -28,13 +32,14 @@ class Conv(NamedTuple):
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if _is_special(x):
             return self.forward(torch.cat([x, x]), weight, bias)[:1]
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+        y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+        return y.contiguous(memory_format=self.fmt)
 
     def grad_input(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """dgrad: the gradient with respect to x, of which only shape and format are used."""
         if _is_special(x):
             return self.grad_input(torch.cat([g, g]), torch.cat([x, x]), weight)[:1]
-        return self._backward(g, x, weight, [True, False, False])[0]
+        return self._backward(g, x, weight, [True, False, False])[0].contiguous(memory_format=self.fmt)
 
     def grad_weight(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """wgrad: the gradient with respect to weight, of which only shape and format are used."""

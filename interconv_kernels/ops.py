@@ -177,28 +177,28 @@ def interconv2d(
     algorithm: str,
     backend: str,
 ) -> Tensor:
-    conv = _conv(stride, padding, dilation)
-    fmt = common_format(u, weight)
+    conv = _conv(u, weight, stride, padding, dilation)
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
-    u, weight = dense(u, fmt), dense(weight, fmt)
+    u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
     algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
     sets = SetIndex(offsets, set_ids)
-    return dense(algorithms.forward(get_backend(backend, u.device), algorithm, conv, u, weight, bias, sets), fmt)
+    return algorithms.forward(get_backend(backend, u.device), algorithm, conv, u, weight, bias, sets)
 
 
 @_fake("interconv2d")
 def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-    return _new_output(u, weight, _conv(stride, padding, dilation))
+    return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
 
 
-def _conv(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
-    return Conv((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
+def _conv(u: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
+    fmt = common_format(u, weight)
+    return Conv((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), fmt)
 
 
 def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
     shape = (u.shape[0], weight.shape[0], *conv.output_size(u.shape[2:], weight.shape[2:]))
-    return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=common_format(u, weight))
+    return torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=conv.fmt)
 
 
 @_op(
@@ -218,15 +218,14 @@ def interconv2d_backward(
     backend: str,
     need: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    conv = _conv(stride, padding, dilation)
-    fmt = common_format(u, weight)
+    conv = _conv(u, weight, stride, padding, dilation)
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
-    g, u, dense_weight = dense(g, fmt), dense(u, fmt), dense(weight, fmt)
+    g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
     algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
     sets = SetIndex(offsets, set_ids)
     grads = algorithms.backward(get_backend(backend, u.device), algorithm, conv, g, u, dense_weight, sets, need)
-    formats = (fmt, memory_format(weight), torch.contiguous_format)
+    formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
     return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))
 
 
