@@ -264,14 +264,15 @@ def _set_blocks(sets: SetIndex, step: int) -> Iterator[tuple[int, int, SetIndex]
 
 
 def choose(algorithm: str, u: Tensor, weight: Tensor, num_sets: int) -> str:
-    """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md, "The
-    choice").
+    """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md).
 
     A set costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for
-    small sets and much arithmetic per value, k^2 C. With K = 1 `centered` is one plain convolution.
+    small sets and much arithmetic per value, k^2 C; in NCHW, whose convolutions cost more, for pairs always. With K = 1
+    `centered` is one plain convolution.
     """
     if algorithm != "auto":
         return algorithm
     mean_size = u.shape[0] / num_sets
-    intensity = weight.shape[2] * weight.shape[3] * u.shape[1]
-    return "centered" if mean_size == 1 or mean_size <= min(8, intensity / 72) else "split"
+    limit = min(8.0, weight.shape[2] * weight.shape[3] * u.shape[1] / 72)
+    least = 1 if memory_format(u) == torch.channels_last else 2
+    return "centered" if mean_size <= max(least, limit) else "split"

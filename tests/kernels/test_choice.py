@@ -2,27 +2,32 @@
 
 import pytest
 import torch
+from common import FORMATS
 
 from interconv_kernels import algorithms
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize(
-    ("lengths_mean", "channels", "kernel", "expected"),
+    ("mean_size", "channels", "kernel", "expected"),
     [
         (1, 16, 1, "centered"),  # one plain convolution
         (1, 192, 3, "centered"),
-        (2, 16, 1, "split"),  # little arithmetic: passes over memory count
+        (2, 16, 1, {"nchw": "centered", "channels_last": "split"}),
         (2, 16, 3, "centered"),
         (2, 192, 3, "centered"),
+        (4, 16, 1, "split"),  # little arithmetic: passes over memory count
         (4, 16, 3, "split"),
         (4, 64, 3, "centered"),
+        (8, 192, 3, "centered"),
         (32, 192, 3, "split"),  # one half-convolution in 33 is no longer worth it
     ],
 )
-def test_choice(lengths_mean, channels, kernel, expected):
-    u = torch.empty(32, channels, 4, 4, device="meta")
+def test_choice(mean_size, channels, kernel, expected, fmt):
+    u = torch.empty(32, channels, 4, 4, device="meta").contiguous(memory_format=FORMATS[fmt])
     weight = torch.empty(8, 2 * channels, kernel, kernel, device="meta")
-    assert algorithms.choose("auto", u, weight, 32 // lengths_mean) == expected
+    expected = expected if isinstance(expected, str) else expected[fmt]
+    assert algorithms.choose("auto", u, weight, 32 // mean_size) == expected
 
 
 def test_an_explicit_choice_is_taken():
