@@ -51,40 +51,12 @@ def interconv2d(
     Raises:
         ValueError: shapes, sizes, devices or names that do not fit; TypeError: dtypes or kinds that do not fit.
     """
+    jagged_offsets = dense_shape = None
     if u.is_nested:
-        packed, offsets, jagged_sets = _from_jagged(u, sets)
-        y = interconv2d(
-            packed,
-            weight,
-            bias,
-            jagged_sets,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            algorithm=algorithm,
-            backend=backend,
-        )
-        return torch.nested.nested_tensor_from_jagged(y, offsets=offsets)
-    if u.dim() == 5:
-        if sets is not None:
-            raise ValueError(
-                f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows)"
-                " and sets were given too: expected one"
-            )
-        dense_sets = Sets._equal(u.shape[0], u.shape[1], u.device)
-        y = interconv2d(
-            u.flatten(0, 1),
-            weight,
-            bias,
-            dense_sets,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            algorithm=algorithm,
-            backend=backend,
-        )
-        return y.unflatten(0, (u.shape[0], u.shape[1]))
-
+        u, jagged_offsets, sets = _from_jagged(u, sets)
+    elif u.dim() == 5:
+        dense_shape = (u.shape[0], u.shape[1])
+        u, sets = _from_dense(u, sets)
     u, weight, bias = _autocast(u, weight, bias)
     _check_tensors(u, weight, bias)
     conv = _conv(u, weight, stride, padding, dilation)
@@ -97,7 +69,7 @@ def interconv2d(
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
-    return InterConvFunction.apply(
+    y = InterConvFunction.apply(
         u,
         weight,
         bias,
@@ -109,6 +81,9 @@ def interconv2d(
         algorithm,
         backend,
     )
+    if jagged_offsets is not None:
+        return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
+    return y if dense_shape is None else y.unflatten(0, dense_shape)
 
 
 def set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
@@ -142,6 +117,16 @@ def _check_set_op(u: Tensor, sets: Any, backend: str) -> Sets:
         raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
     check_name(backend)
     return as_sets(sets, u.shape[0], u.device)
+
+
+def _from_dense(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:
+    """The packed samples and the sets of dense [B,K,C,H,W]."""
+    if sets is not None:
+        raise ValueError(
+            f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows)"
+            " and sets were given too: expected one"
+        )
+    return u.flatten(0, 1), Sets.equal(u.shape[0], u.shape[1], u.device)
 
 
 def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:

@@ -111,13 +111,13 @@ class Sets:
             raise ValueError(f"set size {size}: expected an integer >= 1")
         if num_samples % size:
             raise ValueError(f"set size {size} does not divide the number of samples, N = {num_samples}")
-        sets = cls._equal(num_samples // size, size, device)
+        sets = cls.equal(num_samples // size, size, device)
         if not torch.compiler.is_compiling():  # a traced B is no Python number
             sets._lengths = (size,) * (num_samples // size)
         return sets
 
     @classmethod
-    def _equal(cls, num_sets: int, size: int, device: torch.device | str | None = None) -> Sets:
+    def equal(cls, num_sets: int, size: int, device: torch.device | str | None = None) -> Sets:
         """`num_sets` sets of `size` samples, made on the device by arithmetic alone (so that it can be traced)."""
         if size == 0:
             return cls.from_lengths([0] * num_sets, device)
