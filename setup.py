@@ -1,5 +1,148 @@
-"""Everything is in pyproject.toml; this file is where the C++/CUDA extension will be built."""
+"""Builds the C++/CUDA extension `interconv_kernels/_cpp.*.so`; everything else is in pyproject.toml.
 
-from setuptools import setup
+The extension is optional. Without torch or a C++ compiler the package is pure Python, without nvcc the extension is for
+the CPU alone; `_cpp_build.json` beside it says what was built, or why not, and `ik.backends()` shows it.
 
-setup()
+Environment: CXX, NVCC, TORCH_CUDA_ARCH_LIST (default 7.5 to 12.0; no GPU is needed), MAX_JOBS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+# The stable ABI of torch 2.13, so that one library serves every later torch. No contraction to fused multiply-adds: the
+# same bits on every machine.
+FLAGS = [
+    "-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000",
+    *shlex.split(os.environ.get("INTERCONV_CXXFLAGS", "")),
+]  # fmt: skip
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+
+
+class BuildError(Exception):
+    """Why the extension, or its CUDA part, was not built."""
+
+
+def run(command: list[str]) -> None:
+    """Raises BuildError with what the command printed, if it fails."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error}") from error
+    if result.returncode:
+        raise BuildError(f"{shlex.join(command)}\n{(result.stderr or result.stdout).strip()[-2000:]}")
+
+
+def compiler(variable: str, *names: str) -> list[str]:
+    """The command in the environment's `variable`, or the first of `names` on PATH."""
+    if os.environ.get(variable):
+        return shlex.split(os.environ[variable])
+    for name in names:
+        if path := shutil.which(name):
+            return [path]
+    raise BuildError(f"none of {', '.join(names)} is on PATH (set {variable})")
+
+
+def architectures() -> list[str]:
+    """["8.0", "12.0+PTX"] and so on."""
+    names = re.split(r"[ ;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST has {name!r}: expected the like of 8.0 or 9.0+PTX")
+    return names
+
+
+def gencode(names: list[str]) -> list[str]:
+    """nvcc's flags: machine code for each architecture, and PTX where asked for."""
+    flags = []
+    for name in names:
+        number = name.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if name.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+class BuildExtension(build_ext):
+    """Compiles with g++ and nvcc themselves: there are three files."""
+
+    def build_extension(self, ext: Extension) -> None:
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        library.unlink(missing_ok=True)  # an older build must not outlive a failure
+        try:
+            built = self.compile(library)
+        except BuildError as error:
+            built = {"error": str(error)}
+            print(f"interconv_kernels: no C++/CUDA extension, the package is pure Python: {error}", file=sys.stderr)
+        self.report_path(library).write_text(json.dumps(built))
+
+    def compile(self, library: Path) -> dict[str, object]:
+        spec = find_spec("torch")
+        if spec is None or spec.origin is None:
+            raise BuildError("torch is not in the build's environment (install it, then use --no-build-isolation)")
+        torch = Path(spec.origin).parent
+        cxx = compiler("CXX", "c++", "g++", "clang++")
+        objects = Path(self.build_temp)
+        objects.mkdir(parents=True, exist_ok=True)
+        flags = [*FLAGS, f"-I{torch / 'include'}"]
+
+        def compiled(source: str, command: list[str]) -> str:
+            target = str(objects / f"{source}.o")
+            run([*command, "-c", str(ROOT / "csrc" / source), "-o", target])
+            return target
+
+        def cuda_part() -> tuple[list[str], list[str] | None, str]:
+            """(objects, linker, reason why there is none)."""
+            try:
+                nvcc, names = compiler("NVCC", "nvcc"), architectures()
+                command = [*nvcc, *flags, "-fmad=false", "--threads=0", *gencode(names)]
+                command += ["-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
+                return [compiled("cuda.cu", command)], [*nvcc, "-ccbin", cxx[0]], ""
+            except BuildError as error:
+                return [], None, str(error)
+
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            cuda = pool.submit(cuda_part)
+            host = pool.map(lambda source: compiled(source, [*cxx, *flags, *HOST_FLAGS]), ["cpu.cpp", "register.cpp"])
+            host_objects = list(host)
+            cuda_objects, nvcc, no_cuda = cuda.result()
+        if no_cuda:
+            print(f"interconv_kernels: no CUDA part in the extension: {no_cuda}", file=sys.stderr)
+        libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+        # nvcc, where it is, links its own runtime in.
+        run([*(nvcc or cxx), "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
+        return {"architectures": architectures() if cuda_objects else [], "no_cuda": no_cuda}
+
+    def report_path(self, library: Path) -> Path:
+        return library.parent / "_cpp_build.json"
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            built = self.report_path(Path(self.build_lib) / self.get_ext_filename(ext.name))
+            target = ROOT / "interconv_kernels"
+            if not (built.parent / Path(self.get_ext_filename(ext.name)).name).exists():
+                (target / Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
+            shutil.copy2(built, target / built.name)
+
+
+setup(
+    ext_modules=[Extension("interconv_kernels._cpp", sources=[], py_limited_api=True, optional=True)],
+    cmdclass={"build_ext": BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

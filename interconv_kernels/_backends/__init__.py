@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import unknown_name
-from . import torch_ops
+from . import cpp_ops, torch_ops
 
 logger = logging.getLogger("interconv_kernels")
 
@@ -22,11 +22,14 @@ logger = logging.getLogger("interconv_kernels")
 class Backend(NamedTuple):
     ops: ModuleType
     can_run: Callable[[torch.device], str | None]  # the reason why it cannot run on the device, or None
-    version: str
+    version: Callable[[], str]
 
 
 # In the order in which `auto` prefers them.
-_BACKENDS = {"torch": Backend(torch_ops, torch_ops.can_run, torch.__version__)}
+_BACKENDS = {
+    "cpp": Backend(cpp_ops, cpp_ops.can_run, cpp_ops.version),
+    "torch": Backend(torch_ops, torch_ops.can_run, lambda: torch.__version__),
+}
 _logged: set[tuple[str, str]] = set()
 
 
@@ -63,11 +66,12 @@ def backends() -> dict[str, dict[str, str]]:
     """What can run here: for each backend its version and, for each kind of device, "ready" or the reason why not.
 
     >>> ik.backends()
-    {'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
+    {'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
+     'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
     """
     report = {}
     for name, backend in _BACKENDS.items():
-        report[name] = {"version": backend.version}
+        report[name] = {"version": backend.version()}
         for kind, present in (("cpu", True), ("cuda", torch.cuda.is_available())):
             reason = backend.can_run(torch.device(kind)) if present else "torch sees no such device"
             report[name][kind] = reason or "ready"

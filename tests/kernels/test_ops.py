@@ -1,17 +1,23 @@
-"""The operators against naive float64 loops: both of backend "torch"'s ways (host borders, index arithmetic), fakes,
-opcheck."""
+"""The operators against naive float64 loops: backend "cpp", both of backend "torch"'s ways (host borders, index
+arithmetic), fakes, opcheck."""
 
 import pytest
 import torch
 from common import DTYPES, FORMATS, worst
 
 import interconv_kernels as ik
-from interconv_kernels._backends import torch_ops
+from interconv_kernels._backends import cpp_ops, torch_ops
 from interconv_kernels.layout import dense, memory_format
 from interconv_kernels.sets import SetIndex
 
 LENGTHS = [3, 1, 4, 2]
-RAGGED = {"live": LENGTHS, "with empty": [0, 3, 0, 2, 0], "none": [], "large": [40, 1]}
+RAGGED = {
+    "live": LENGTHS,
+    "with empty": [0, 3, 0, 2, 0],
+    "none": [],
+    "large": [40, 1],
+    "in pieces": [3, 150, 64, 65, 1],
+}
 
 
 def values(n, channels=6, dtype=torch.float64, fmt="nchw", seed=0):
@@ -41,14 +47,26 @@ def naive_center(x, lengths, from_mean):
     return mean, dev
 
 
-@pytest.fixture(params=["host borders", "index arithmetic"])
-def index(request):
-    """A function lengths -> SetIndex, with and without borders on the host, as on the CPU and on a GPU."""
+def make_index(lengths):
+    sets = ik.Sets.from_lengths(lengths)
+    return SetIndex(sets.offsets, sets.set_ids)
+
+
+@pytest.fixture(params=["torch, host borders", "torch, index arithmetic", "cpp"])
+def ops(request):
+    """A backend's set operations; "torch" has two ways, as on the CPU and on a GPU."""
+    if request.param == "cpp" and (reason := cpp_ops.can_run(torch.device("cpu"))):
+        pytest.skip(reason)
+    return cpp_ops if request.param == "cpp" else torch_ops
+
+
+@pytest.fixture
+def index(request, ops):
+    """A function lengths -> SetIndex for `ops`."""
 
     def make(lengths):
-        sets = ik.Sets.from_lengths(lengths)
-        made = SetIndex(sets.offsets, sets.set_ids)
-        if request.param == "index arithmetic":
+        made = make_index(lengths)
+        if "index arithmetic" in request.node.callspec.params["ops"]:
             made.borders = None
         return made
 
@@ -66,53 +84,53 @@ def close(got, want, dtype):
 @pytest.mark.parametrize("name", RAGGED)
 @pytest.mark.parametrize("mean", [True, False])
 class TestSums:
-    def test_set_reduce(self, index, dtype, fmt, name, mean):
+    def test_set_reduce(self, ops, index, dtype, fmt, name, mean):
         x = values(sum(RAGGED[name]), dtype=dtype, fmt=fmt)
-        got = torch_ops.set_reduce(x, index(RAGGED[name]), mean)
+        got = ops.set_reduce(x, index(RAGGED[name]), mean)
         close(got, naive_reduce(x, RAGGED[name], mean), dtype)
         assert memory_format(got) == memory_format(x) or got.numel() == 0
 
-    def test_set_add(self, index, dtype, fmt, name, mean):
+    def test_set_add(self, ops, index, dtype, fmt, name, mean):
         lengths = RAGGED[name]
         y, t = values(sum(lengths), dtype=dtype, fmt=fmt), values(len(lengths), dtype=dtype, fmt=fmt, seed=1)
         want = naive_spread(t, lengths, mean)
-        close(torch_ops.set_add(None, t, index(lengths), mean), want, dtype)
-        close(torch_ops.set_add(y, t, index(lengths), mean), y.double() + want, dtype)
+        close(ops.set_add(None, t, index(lengths), mean), want, dtype)
+        close(ops.set_add(y, t, index(lengths), mean), y.double() + want, dtype)
         if sum(lengths) > 4:
-            got = torch_ops.set_add(y[2:4], t, index(lengths), mean, block=(2, 4))
+            got = ops.set_add(y[2:4], t, index(lengths), mean, block=(2, 4))
             close(got, y[2:4].double() + want[2:4], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fmt", FORMATS)
 class TestConcatAndCenter:
-    def test_concat_set_mean(self, index, dtype, fmt):
+    def test_concat_set_mean(self, ops, index, dtype, fmt):
         u = values(10, dtype=dtype, fmt=fmt)
-        got = torch_ops.concat_set_mean(u, index(LENGTHS))
+        got = ops.concat_set_mean(u, index(LENGTHS))
         s = naive_spread(naive_reduce(u, LENGTHS, True), LENGTHS, False)
         close(got, torch.cat([u.double(), s], dim=1), dtype)
         assert torch.equal(got[:, :6], u)
         assert memory_format(got) == FORMATS[fmt]
 
-    def test_concat_set_mean_backward(self, index, dtype, fmt):
+    def test_concat_set_mean_backward(self, ops, index, dtype, fmt):
         g = values(10, 12, dtype=dtype, fmt=fmt)
-        got = torch_ops.concat_set_mean_backward(g, index(LENGTHS))
+        got = ops.concat_set_mean_backward(g, index(LENGTHS))
         want = g[:, :6].double() + naive_spread(naive_reduce(g[:, 6:], LENGTHS, True), LENGTHS, False)
         close(got, want, dtype)
 
     @pytest.mark.parametrize("from_mean", [True, False])
-    def test_center(self, index, dtype, fmt, from_mean):
+    def test_center(self, ops, index, dtype, fmt, from_mean):
         x = values(10, dtype=dtype, fmt=fmt)
         for got, want in zip(
-            torch_ops.center(x, index(LENGTHS), from_mean), naive_center(x, LENGTHS, from_mean), strict=True
+            ops.center(x, index(LENGTHS), from_mean), naive_center(x, LENGTHS, from_mean), strict=True
         ):
             close(got, want, dtype)
 
-    def test_uncenter_undoes_center(self, index, dtype, fmt):
+    def test_uncenter_undoes_center(self, ops, index, dtype, fmt):
         x = values(10, dtype=dtype, fmt=fmt)
         mean, dev = naive_center(x, LENGTHS, from_mean=False)
         mean, dev = (dense(part.to(dtype), FORMATS[fmt]) for part in (mean, dev))
-        close(torch_ops.uncenter(mean, dev, index(LENGTHS)), x.double(), dtype)
+        close(ops.uncenter(mean, dev, index(LENGTHS)), x.double(), dtype)
 
 
 def calls():

@@ -1,0 +1,55 @@
+// The CPU launcher: groups x column tiles over torch's threads.
+#include <algorithm>
+
+#include "ops.h"
+
+// One library for every x86-64: the loops are compiled for each width of vector, and the machine picks at load.
+// (glibc's loader does the picking, so elsewhere the compiler's baseline serves.)
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define IK_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define IK_CLONES
+#endif
+
+namespace interconv {
+namespace {
+
+// Columns of a tile: long enough for the prefetcher, short enough that the rows of a small set stay in the cache between
+// take() and give().
+constexpr int kTile = 1024;
+constexpr int64_t kGrain = 16 * 1024;  // elements below which a thread is not worth waking
+
+template <class F>
+IK_CLONES void run_tiles(const F& f, int64_t groups, int64_t columns, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {  // tile by tile, so that a set's samples follow each other
+    const int64_t c = i / groups * kTile;
+    f.template run<kTile>(i % groups, c, static_cast<int>(std::min<int64_t>(kTile, columns - c)));
+  }
+}
+
+struct Cpu {
+  explicit Cpu(const Tensor&) {}
+
+  template <class F>
+  static void launch(const F& f, int64_t groups, int64_t columns, bool) {
+    const int64_t tiles = (columns + kTile - 1) / kTile;
+    if (groups * tiles == 0) return;
+    const int64_t grain = std::max<int64_t>(1, kGrain / std::min<int64_t>(kTile, columns));
+    torch::stable::parallel_for(0, groups * tiles, grain, [&](int64_t begin, int64_t end) {
+      run_tiles(f, groups, columns, begin, end);
+    });
+  }
+
+  static bool may_be_long(const SetIndex& sets) {
+    for (int64_t b = 0; b < sets.num_sets; ++b) {
+      if (SetIndex::is_long(sets.span(b))) return true;
+    }
+    return false;
+  }
+};
+
+}  // namespace
+}  // namespace interconv
+
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CPU, m) { interconv::implement<interconv::Cpu>(m); }

@@ -1,0 +1,61 @@
+// The CUDA launcher: a thread takes 16 bytes of columns of one group.
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <algorithm>
+
+#include "ops.h"
+
+namespace interconv {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxGridY = 65535;
+
+template <int W, class F>
+__global__ void __launch_bounds__(kThreads) run_vectors(F f, int64_t groups, int64_t vectors) {
+  const int64_t v = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (v >= vectors) return;
+  for (int64_t g = blockIdx.y * int64_t(blockDim.y) + threadIdx.y; g < groups; g += int64_t(gridDim.y) * blockDim.y) {
+    f.template run<W>(g, v * W, W);
+  }
+}
+
+template <int W, class F>
+void launch_vectors(const F& f, int64_t groups, int64_t vectors, cudaStream_t stream) {
+  unsigned x = 32;
+  while (x < kThreads && x < vectors) x *= 2;
+  const unsigned y = kThreads / x;
+  const dim3 grid((vectors + x - 1) / x, std::min(kMaxGridY, (groups + y - 1) / y));
+  run_vectors<W><<<grid, dim3(x, y), 0, stream>>>(f, groups, vectors);
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
+}
+
+struct Cuda {
+  torch::stable::accelerator::DeviceGuard guard;
+
+  explicit Cuda(const Tensor& x) : guard(x.get_device_index()) {}
+
+  template <class F>
+  static void launch(const F& f, int64_t groups, int64_t columns, bool wide) {
+    if (groups * columns == 0) return;
+    const auto current = torch::stable::accelerator::getCurrentStream(
+        torch::stable::accelerator::getCurrentDeviceIndex());
+    const auto stream = static_cast<cudaStream_t>(current.nativeHandle());
+    constexpr int kWidth = 16 / sizeof(typename F::Scalar);
+    if (wide) {
+      launch_vectors<kWidth>(f, groups, columns / kWidth, stream);
+    } else {
+      launch_vectors<1>(f, groups, columns, stream);
+    }
+  }
+
+  // From shapes alone: the set sizes are on the device, and nothing waits for it.
+  static bool may_be_long(const SetIndex& sets) { return sets.num_rows > kPiece; }
+};
+
+}  // namespace
+}  // namespace interconv
+
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CUDA, m) { interconv::implement<interconv::Cuda>(m); }

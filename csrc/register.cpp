@@ -1,0 +1,11 @@
+// The schemas of the raw ops: dense rows in, results into `out`. interconv_kernels/_backends/cpp_ops.py calls them.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(interconv_cpp, m) {
+  m.def("set_reduce(Tensor x, Tensor offsets, Tensor set_ids, bool mean, Tensor(a!) out) -> ()");
+  m.def("set_add(Tensor? y, Tensor t, Tensor offsets, Tensor set_ids, bool mean, int first_row, Tensor(a!) out) -> ()");
+  m.def("concat_set_mean(Tensor u, Tensor offsets, Tensor set_ids, int inner, Tensor(a!) out) -> ()");
+  m.def("concat_set_mean_backward(Tensor g, Tensor offsets, Tensor set_ids, int inner, Tensor(a!) out) -> ()");
+  m.def("center(Tensor x, Tensor offsets, Tensor set_ids, bool from_mean, Tensor(a!) mean, Tensor(b!) dev) -> ()");
+  m.def("uncenter(Tensor mean, Tensor dev, Tensor offsets, Tensor set_ids, Tensor(a!) out) -> ()");
+}

@@ -1,0 +1,139 @@
+"""Backend "cpp": the set operations as C++ and CUDA kernels (csrc/), for tensors on the CPU and on NVIDIA GPUs.
+
+The extension is optional: it is loaded on first use, and where it is missing or does not load, `can_run` gives the
+original error. Each function's contract is that of the op of the same name in `interconv_kernels/ops.py`; inputs are
+dense.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layout import empty_rows, flat, memory_format
+from ..sets import SetIndex
+
+_FOLDER = Path(__file__).parent.parent
+_ops: Any = torch.ops.interconv_cpp
+
+
+@functools.cache
+def load_error() -> str | None:
+    """Loads the extension; the reason why it cannot be loaded, or None."""
+    libraries = sorted(_FOLDER.glob("_cpp.*"))
+    if not libraries:
+        return f"the extension was not built: {build().get('error', 'run `pip install .` in the source folder')}"
+    try:
+        torch.ops.load_library(str(libraries[0]))
+    except OSError as error:
+        return f"the extension {libraries[0].name} does not load: {error}"
+    return None
+
+
+@functools.cache
+def build() -> dict[str, Any]:
+    """What setup.py left: {"architectures", "no_cuda"} or {"error"}; empty where it never ran."""
+    try:
+        made: dict[str, Any] = json.loads((_FOLDER / "_cpp_build.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return made
+
+
+def can_run(device: torch.device) -> str | None:
+    if device.type not in ("cpu", "cuda"):
+        return f"it runs on cpu and cuda, not on {device.type}"
+    if (reason := load_error()) is not None or device.type == "cpu":
+        return reason
+    if torch.version.hip is not None:
+        return "its GPU kernels are for NVIDIA, and this torch is built for ROCm"
+    names = build()["architectures"]
+    if not names:
+        return f"the extension was built without CUDA: {build()['no_cuda']}"
+    capability = torch.cuda.get_device_capability(device)
+    if not any(_serves(name, capability) for name in names):
+        return f"the extension was built for {', '.join(names)}, the GPU has compute capability {capability}"
+    return None
+
+
+def _serves(name: str, capability: tuple[int, int]) -> bool:
+    """Machine code runs on later minor versions of its major one, PTX ("9.0+PTX") on all later ones."""
+    major, minor = map(int, name.removesuffix("+PTX").rstrip("af").split("."))
+    return (major == capability[0] and minor <= capability[1]) or (
+        name.endswith("+PTX") and (major, minor) <= capability
+    )
+
+
+def version() -> str:
+    """The package's version and what was built, as `ik.backends()` shows it."""
+    made = build()
+    if "architectures" not in made:
+        return f"{metadata.version('interconv-kernels')}, not built"
+    parts = f"CUDA {' '.join(made['architectures'])}" if made["architectures"] else "no CUDA"
+    return f"{metadata.version('interconv-kernels')}, CPU, {parts}"
+
+
+def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
+    fmt = memory_format(x)
+    out = empty_rows(x, sets.num_sets)
+    _ops.set_reduce(flat(x, fmt), sets.offsets, sets.set_ids, mean, flat(out, fmt))
+    return out
+
+
+def set_add(
+    y: Tensor | None,
+    t: Tensor,
+    sets: SetIndex,
+    mean: bool,
+    out: Tensor | None = None,
+    block: tuple[int, int] | None = None,
+) -> Tensor:
+    """`out` may be `y`. With block = (lo, hi), `y` and `out` hold the samples lo ... hi-1 alone."""
+    lo, hi = block or (0, sets.num_rows)
+    fmt = memory_format(t if y is None else y)
+    if out is None:
+        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    y_rows = None if y is None else flat(y, fmt)
+    _ops.set_add(y_rows, flat(t, fmt), sets.offsets, sets.set_ids, mean, lo, flat(out, fmt))
+    return out
+
+
+def concat_set_mean(u: Tensor, sets: SetIndex) -> Tensor:
+    fmt = memory_format(u)
+    out = empty_rows(u, u.shape[0], 2 * u.shape[1])
+    _ops.concat_set_mean(flat(u, fmt), sets.offsets, sets.set_ids, _inner(u, fmt), flat(out, fmt))
+    return out
+
+
+def concat_set_mean_backward(g: Tensor, sets: SetIndex) -> Tensor:
+    fmt = memory_format(g)
+    out = empty_rows(g, g.shape[0], g.shape[1] // 2)
+    _ops.concat_set_mean_backward(flat(g, fmt), sets.offsets, sets.set_ids, _inner(out, fmt), flat(out, fmt))
+    return out
+
+
+def _inner(x: Tensor, fmt: torch.memory_format) -> int:
+    """How many of x's values lie side by side before the set's half begins: a pixel's channels, or the whole sample."""
+    return max(1, x.shape[1] if fmt == torch.channels_last else math.prod(x.shape[1:]))
+
+
+def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
+    fmt = memory_format(x)
+    mean, dev = empty_rows(x, sets.num_sets), empty_rows(x, sets.num_rows - sets.num_sets)
+    _ops.center(flat(x, fmt), sets.offsets, sets.set_ids, from_mean, flat(mean, fmt), flat(dev, fmt))
+    return mean, dev
+
+
+def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = None) -> Tensor:
+    fmt = memory_format(mean)
+    if out is None:
+        out = empty_rows(mean, sets.num_rows)
+    _ops.uncenter(flat(mean, fmt), flat(dev, fmt), sets.offsets, sets.set_ids, flat(out, fmt))
+    return out
