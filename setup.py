@@ -26,10 +26,7 @@ ROOT = Path(__file__).parent
 ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 # The stable ABI of torch 2.13, so that one library serves every later torch. No contraction to fused multiply-adds: the
 # same bits on every machine.
-FLAGS = [
-    "-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000",
-    *shlex.split(os.environ.get("INTERCONV_CXXFLAGS", "")),
-]  # fmt: skip
+FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 
 
