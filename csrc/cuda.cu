@@ -12,8 +12,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxGridY = 65535;
 
+// At least two blocks at a time on a multiprocessor: up to 128 registers a thread, so that nothing spills.
 template <int W, class F>
-__global__ void __launch_bounds__(kThreads) run_vectors(F f, int64_t groups, int64_t vectors) {
+__global__ void __launch_bounds__(kThreads, 2) run_vectors(F f, int64_t groups, int64_t vectors) {
   const int64_t v = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
   if (v >= vectors) return;
   for (int64_t g = blockIdx.y * int64_t(blockDim.y) + threadIdx.y; g < groups; g += int64_t(gridDim.y) * blockDim.y) {

@@ -25,12 +25,17 @@ constexpr int64_t kPiece = 64;
 template <typename T>
 using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// On the GPU 16 bytes at a time, spelled out: the compiler does not always join the parts.
 template <int W, typename A, typename T>
 IK_BODY void load(A (&v)[W], const T* p, int n) {
 #ifdef __CUDA_ARCH__
-  struct alignas(W * sizeof(T)) Vector { T x[W]; } const vector = *reinterpret_cast<const Vector*>(p);
-#pragma unroll
-  for (int j = 0; j < W; ++j) v[j] = static_cast<A>(vector.x[j]);
+  alignas(16) T x[W];
+  if constexpr (W > 1) {
+    for (int i = 0; i < W * int(sizeof(T)) / 16; ++i) reinterpret_cast<uint4*>(x)[i] = reinterpret_cast<const uint4*>(p)[i];
+  } else {
+    x[0] = *p;
+  }
+  for (int j = 0; j < W; ++j) v[j] = static_cast<A>(x[j]);
 #else
   for (int j = 0; j < n; ++j) v[j] = static_cast<A>(p[j]);
 #endif
@@ -39,10 +44,13 @@ IK_BODY void load(A (&v)[W], const T* p, int n) {
 template <int W, typename A, typename T>
 IK_BODY void store(T* p, const A (&v)[W], int n) {
 #ifdef __CUDA_ARCH__
-  struct alignas(W * sizeof(T)) Vector { T x[W]; } vector;
-#pragma unroll
-  for (int j = 0; j < W; ++j) vector.x[j] = static_cast<T>(v[j]);
-  *reinterpret_cast<Vector*>(p) = vector;
+  alignas(16) T x[W];
+  for (int j = 0; j < W; ++j) x[j] = static_cast<T>(v[j]);
+  if constexpr (W > 1) {
+    for (int i = 0; i < W * int(sizeof(T)) / 16; ++i) __stwb(reinterpret_cast<uint4*>(p) + i, reinterpret_cast<uint4*>(x)[i]);
+  } else {
+    *p = x[0];
+  }
 #else
   for (int j = 0; j < n; ++j) p[j] = static_cast<T>(v[j]);
 #endif
@@ -52,16 +60,17 @@ IK_BODY void store(T* p, const A (&v)[W], int n) {
 // channels_last), own and set by turns.
 struct Halves {
   int64_t inner, columns;
+  int64_t place = 0;  // where the thread's column lies in a row: found once, since it takes a division
 
-  IK_BODY int64_t at(int64_t row, int64_t c) const { return row * 2 * columns + c / inner * 2 * inner + c % inner; }
+  IK_BODY int64_t at(int64_t c) const { return c / inner * 2 * inner + c % inner; }
 
   template <int W, typename A, typename T>
   IK_BODY void load(A (&v)[W], const T* half, int64_t row, int64_t c, int n) const {
 #ifdef __CUDA_ARCH__  // a vector lies in one block: the launcher checked
-    interconv::load(v, half + at(row, c), n);
+    interconv::load(v, half + row * 2 * columns + place, n);
 #else
     for (int j = 0; j < n;) {
-      const T* p = half + at(row, c + j);
+      const T* p = half + row * 2 * columns + at(c + j);
       for (int64_t left = inner - (c + j) % inner; left > 0 && j < n; --left) v[j++] = static_cast<A>(*p++);
     }
 #endif
@@ -70,10 +79,10 @@ struct Halves {
   template <int W, typename A, typename T>
   IK_BODY void store(T* half, const A (&v)[W], int64_t row, int64_t c, int n) const {
 #ifdef __CUDA_ARCH__
-    interconv::store(half + at(row, c), v, n);
+    interconv::store(half + row * 2 * columns + place, v, n);
 #else
     for (int j = 0; j < n;) {
-      T* p = half + at(row, c + j);
+      T* p = half + row * 2 * columns + at(c + j);
       for (int64_t left = inner - (c + j) % inner; left > 0 && j < n; --left) *p++ = static_cast<T>(v[j++]);
     }
 #endif
@@ -84,7 +93,18 @@ struct Halves {
 
 struct Span {
   int64_t b, lo, hi;  // set b holds the samples lo ... hi-1
+
+  template <typename A>
+  IK_BODY A share() const {  // 1/K; an empty set's sum is zero whatever it is multiplied by
+    return hi > lo ? A(1) / A(hi - lo) : A(1);
+  }
 };
+
+template <class Op>
+IK_BODY Op placed(Op op, int64_t c) {
+  if constexpr (requires { op.halves; }) op.halves.place = op.halves.at(c);
+  return op;
+}
 
 template <typename T>
 struct Reduce {
@@ -104,9 +124,9 @@ struct Reduce {
   template <int W>
   IK_BODY void give(const acc_t<T> (&sum)[W], const Span& set, int64_t first, int64_t, int64_t c, int n) const {
     if (first != set.lo) return;  // once a set, and for an empty one too
-    const acc_t<T> size = mean && set.hi > set.lo ? acc_t<T>(set.hi - set.lo) : acc_t<T>(1);
+    const acc_t<T> scale = mean ? set.template share<acc_t<T>>() : acc_t<T>(1);
     acc_t<T> v[W];
-    for (int j = 0; j < n; ++j) v[j] = sum[j] / size;
+    for (int j = 0; j < n; ++j) v[j] = sum[j] * scale;
     store(out + set.b * columns + c, v, n);
   }
 };
@@ -129,8 +149,9 @@ struct Concat {
 
   template <int W>
   IK_BODY void give(const acc_t<T> (&sum)[W], const Span& set, int64_t first, int64_t end, int64_t c, int n) const {
+    const auto share = set.template share<acc_t<T>>();
     acc_t<T> v[W];
-    for (int j = 0; j < n; ++j) v[j] = sum[j] / acc_t<T>(set.hi - set.lo);
+    for (int j = 0; j < n; ++j) v[j] = sum[j] * share;
     for (int64_t row = first; row < end; ++row) halves.store(out + halves.inner, v, row, c, n);
   }
 };
@@ -152,10 +173,11 @@ struct ConcatBackward {
 
   template <int W>
   IK_BODY void give(const acc_t<T> (&sum)[W], const Span& set, int64_t first, int64_t end, int64_t c, int n) const {
+    const auto share = set.template share<acc_t<T>>();
     for (int64_t row = first; row < end; ++row) {
       acc_t<T> v[W];
       halves.load(v, g, row, c, n);
-      for (int j = 0; j < n; ++j) v[j] += sum[j] / acc_t<T>(set.hi - set.lo);
+      for (int j = 0; j < n; ++j) v[j] += sum[j] * share;
       store(out + row * columns + c, v, n);
     }
   }
@@ -184,8 +206,9 @@ struct Center {
 
   template <int W>
   IK_BODY void give(const acc_t<T> (&sum)[W], const Span& set, int64_t first, int64_t end, int64_t c, int n) const {
+    const auto share = set.template share<acc_t<T>>();
     acc_t<T> m[W];
-    for (int j = 0; j < n; ++j) m[j] = sum[j] / acc_t<T>(set.hi - set.lo);
+    for (int j = 0; j < n; ++j) m[j] = sum[j] * share;
     if (first == set.lo) store(mean + set.b * columns + c, m, n);
     if (!from_mean) return;
     for (int64_t row = first; row < end && row < set.hi - 1; ++row) {
@@ -215,9 +238,10 @@ struct Uncenter {
 
   template <int W>
   IK_BODY void give(const acc_t<T> (&sum)[W], const Span& set, int64_t first, int64_t end, int64_t c, int n) const {
+    const auto share = set.template share<acc_t<T>>();
     acc_t<T> last[W];
     load(last, mean + set.b * columns + c, n);
-    for (int j = 0; j < n; ++j) last[j] -= sum[j] / acc_t<T>(set.hi - set.lo);
+    for (int j = 0; j < n; ++j) last[j] -= sum[j] * share;
     for (int64_t row = first; row < end; ++row) {
       if (row == set.hi - 1) {
         store(out + row * columns + c, last, n);
@@ -286,9 +310,10 @@ struct ShortSets {  // group: a set
   IK_BODY void run(int64_t b, int64_t c, int n) const {
     const Span set = sets.span(b);
     if (SetIndex::is_long(set)) return;
+    const Op here = placed(op, c);
     acc_t<Scalar> sum[W];
-    sum_rows(sum, op, set, set.lo, set.hi, c, n);
-    op.give(sum, set, set.lo, set.hi, c, n);
+    sum_rows(sum, here, set, set.lo, set.hi, c, n);
+    here.give(sum, set, set.lo, set.hi, c, n);
   }
 };
 
@@ -304,8 +329,9 @@ struct PieceSums {  // group: a slot
     Span set;
     const int64_t first = sets.piece(slot, set);
     if (first < 0) return;
+    const Op here = placed(op, c);
     acc_t<Scalar> sum[W];
-    sum_rows(sum, op, set, first, piece_end(set, first), c, n);
+    sum_rows(sum, here, set, first, piece_end(set, first), c, n);
     store(sums + slot * op.columns + c, sum, n);
   }
 };
@@ -344,9 +370,10 @@ struct GivePieces {  // group: a slot
     Span set;
     const int64_t first = sets.piece(slot, set);
     if (first < 0) return;
+    const Op here = placed(op, c);
     acc_t<Scalar> total[W];
     load(total, sums + SetIndex::slot(set, set.lo) * op.columns + c, n);
-    op.give(total, set, first, piece_end(set, first), c, n);
+    here.give(total, set, first, piece_end(set, first), c, n);
   }
 };
 
@@ -363,7 +390,7 @@ struct AddRows {  // group: a sample of y and out, which hold the samples from f
   template <int W>
   IK_BODY void run(int64_t row, int64_t c, int n) const {
     const Span set = sets.span(sets.set_ids[first_row + row]);
-    const acc_t<T> scale = mean ? acc_t<T>(1) / acc_t<T>(set.hi - set.lo) : acc_t<T>(1);
+    const acc_t<T> scale = mean ? set.template share<acc_t<T>>() : acc_t<T>(1);
     acc_t<T> v[W];
     load(v, t + set.b * columns + c, n);
     for (int j = 0; j < n; ++j) v[j] *= scale;

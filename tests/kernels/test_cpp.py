@@ -292,12 +292,12 @@ def test_gpu_kernels_are_lean(arch, tmp_path):
     sass = subprocess.run(
         [cuobjdump, "-sass", str(cubin)], env=dict(os.environ, PATH=path), capture_output=True, text=True, check=True
     ).stdout
-    functions = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function : |\Z)", sass, re.DOTALL))
+    functions = {part.split(None, 1)[0]: part for part in sass.split("Function : ")[1:]}
     assert len(functions) == kernels
     vectors = {name: code for name, code in functions.items() if "run_vectorsILi1E" not in name}
     assert len(vectors) == kernels // 2
     for name, code in vectors.items():
-        assert re.search(r"LDG\.E\.128|LDG\.E[.\w]*\.128", code), name
+        assert re.search(r"LDG\.E[.\w]*\.128", code), name
         assert re.search(r"STG\.E[.\w]*\.128", code), name
 
 
@@ -329,7 +329,7 @@ def test_a_broken_extension_shows_the_original_error(installed):
         _backends.get("cpp", CPU)
 
 
-def build(tmp_path, code="", **env):
+def build(tmp_path, code="pass", **env):
     """What `setup.py build_ext` leaves in a copy of the sources: (report, libraries, stderr)."""
     for name in ("pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
