@@ -33,7 +33,8 @@ def load_error() -> str | None:
     try:
         torch.ops.load_library(str(libraries[0]))
     except OSError as error:
-        return f"the extension {libraries[0].name} does not load: {error.__cause__ or error}"  # torch wraps the loader's own words
+        # torch wraps the loader's own words
+        return f"the extension {libraries[0].name} does not load: {error.__cause__ or error}"
     return None
 
 
