@@ -183,8 +183,8 @@ def test_backends_report():
 def test_an_automatic_choice_logs_its_reason_once(monkeypatch, caplog):
     from interconv_kernels._backends import _BACKENDS, Backend, get, torch_ops
 
-    broken = Backend(torch_ops, lambda device: "it is broken", "0")
-    monkeypatch.setattr("interconv_kernels._backends._BACKENDS", {"broken": broken, **_BACKENDS})
+    broken = Backend(torch_ops, lambda device: "it is broken", lambda: "0")
+    monkeypatch.setattr("interconv_kernels._backends._BACKENDS", {"broken": broken, "torch": _BACKENDS["torch"]})
     cpu = torch.device("cpu")
     with caplog.at_level("INFO", logger="interconv_kernels"):
         assert get("auto", cpu) is torch_ops
