@@ -34,10 +34,10 @@ demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans
 bench: $(READY) ## the layer against eager torch (15 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.layer $(ARGS)
 
-lock: ## make requirements-dev.txt anew (needs uv); torch comes without the CUDA packages its wheel may ask for
-	echo 'torch==2.13.0' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
-	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries, triton) is left to pip.'; \
-	  grep -vE '^(nvidia-|cuda-|triton==)' .lock; } > requirements-dev.txt
+lock: ## make requirements-dev.txt anew (needs uv); the CUDA libraries that torch may ask for are left to pip
+	printf 'torch==2.13.0\ntriton==3.7.1\n' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
+	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries) is left to pip.'; \
+	  grep -vE '^(nvidia-|cuda-)' .lock; } > requirements-dev.txt
 	rm .lock
 
 clean: ## remove what was built

@@ -24,7 +24,11 @@ template <class F>
 IK_CLONES void run_tiles(const F& f, int64_t groups, int64_t columns, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {  // tile by tile, so that a set's samples follow each other
     const int64_t c = i / groups * kTile;
-    f.template run<kTile>(i % groups, c, static_cast<int>(std::min<int64_t>(kTile, columns - c)));
+    if (columns - c >= kTile) {
+      f.template run<kTile>(i % groups, c, kTile);  // a constant: whole vectors, no tail
+    } else {
+      f.template run<kTile>(i % groups, c, static_cast<int>(columns - c));
+    }
   }
 }
 

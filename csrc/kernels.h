@@ -41,6 +41,18 @@ IK_BODY void load(A (&v)[W], const T* p, int n) {
 #endif
 }
 
+// sum += p: on the CPU in one pass, without a copy in between.
+template <int W, typename A, typename T>
+IK_BODY void accumulate(A (&sum)[W], const T* p, int n) {
+#ifdef __CUDA_ARCH__
+  A v[W];
+  load(v, p, n);
+  for (int j = 0; j < W; ++j) sum[j] += v[j];
+#else
+  for (int j = 0; j < n; ++j) sum[j] += static_cast<A>(p[j]);
+#endif
+}
+
 template <int W, typename A, typename T>
 IK_BODY void store(T* p, const A (&v)[W], int n) {
 #ifdef __CUDA_ARCH__
@@ -116,9 +128,7 @@ struct Reduce {
 
   template <int W>
   IK_BODY void take(acc_t<T> (&sum)[W], const Span&, int64_t row, int64_t c, int n) const {
-    acc_t<T> v[W];
-    load(v, x + row * columns + c, n);
-    for (int j = 0; j < n; ++j) sum[j] += v[j];
+    accumulate(sum, x + row * columns + c, n);
   }
 
   template <int W>
@@ -231,9 +241,7 @@ struct Uncenter {
   template <int W>
   IK_BODY void take(acc_t<T> (&sum)[W], const Span& set, int64_t row, int64_t c, int n) const {
     if (row == set.hi - 1) return;
-    acc_t<T> v[W];
-    load(v, dev + (row - set.b) * columns + c, n);
-    for (int j = 0; j < n; ++j) sum[j] += v[j];
+    accumulate(sum, dev + (row - set.b) * columns + c, n);
   }
 
   template <int W>

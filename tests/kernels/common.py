@@ -20,6 +20,9 @@ RAGGED = {
 }
 
 
+BACKEND = "auto"  # what `layer` runs on: set by tests that go over the backends
+
+
 @dataclass
 class Case:
     u: Tensor
@@ -76,7 +79,7 @@ def make_case(
 
 
 def layer(case, algorithm="auto"):
-    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, algorithm=algorithm, **case.conv)
+    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, algorithm=algorithm, backend=BACKEND, **case.conv)
 
 
 def oracle(case):

@@ -2,6 +2,7 @@
 
 import math
 
+import common
 import pytest
 import torch
 from common import ALGORITHMS, DTYPES, FORMATS, RAGGED, eager_concat, layer, make_case, oracle, with_grads, worst
@@ -10,11 +11,24 @@ from hypothesis import strategies as st
 
 import interconv_kernels as ik
 from interconv_kernels import algorithms
-from interconv_kernels._backends import torch_ops
+from interconv_kernels._backends import _BACKENDS, torch_ops
 from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
-everywhere = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+@pytest.fixture(params=["torch", "cpp"])
+def backend(request, monkeypatch):
+    reason = _BACKENDS[request.param].can_run(torch.device("cpu"))
+    if reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(common, "BACKEND", request.param)
+
+
+def everywhere(test):
+    """Over algorithms and backends."""
+    return pytest.mark.usefixtures("backend")(pytest.mark.parametrize("algorithm", ALGORITHMS)(test))
+
+
 formats = pytest.mark.parametrize("fmt", FORMATS)
 
 
