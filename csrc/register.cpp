@@ -8,4 +8,10 @@ STABLE_TORCH_LIBRARY(interconv_cpp, m) {
   m.def("concat_set_mean_backward(Tensor g, Tensor offsets, Tensor set_ids, int inner, Tensor(a!) out) -> ()");
   m.def("center(Tensor x, Tensor offsets, Tensor set_ids, bool from_mean, Tensor(a!) mean, Tensor(b!) dev) -> ()");
   m.def("uncenter(Tensor mean, Tensor dev, Tensor offsets, Tensor set_ids, Tensor(a!) out) -> ()");
+  m.def(
+      "pointwise_forward(Tensor u, Tensor weight, Tensor? bias, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "Tensor(a!) out) -> ()");
+  m.def(
+      "pointwise_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "Tensor(a!)? grad_u, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias) -> ()");
 }

@@ -12,6 +12,9 @@ With weight = [Wu | Ws] and s the set's mean (paper, Eq. 1-3), y_i = conv(u_i; W
 The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so `_split` and
 `_centered` serve grad_u as well. Nothing is kept for the backward but u and weight; the set means are computed anew.
 
+A backend may also have a `fused` 1x1 layer (pointwise_forward and pointwise_backward, where pointwise_suits): `split`
+with the mean, both products and their sum made a tile at a time.
+
 All tensors here are dense in one memory format, no set is empty, and N > 0.
 """
 
@@ -35,6 +38,9 @@ def forward(
     ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex
 ) -> Tensor:
     """y [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]."""
+    if algorithm == "fused":
+        y: Tensor = ops.pointwise_forward(u, weight, bias, sets)
+        return y
     if algorithm == "concat":
         return conv.forward(ops.concat_set_mean(u, sets), weight, bias)
     w_own, w_set = _halves(weight)
@@ -56,6 +62,9 @@ def backward(
     need: Sequence[bool],
 ) -> Gradients:
     """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
+    if algorithm == "fused":
+        grads: Gradients = ops.pointwise_backward(g, u, weight, sets, need)
+        return grads
     if algorithm == "concat":
         return _concat_backward(ops, conv, g, u, weight, sets, need)
     w_own, w_set = _halves(weight)
@@ -263,15 +272,18 @@ def _set_blocks(sets: SetIndex, step: int) -> Iterator[tuple[int, int, SetIndex]
             first = b + 1
 
 
-def choose(algorithm: str, u: Tensor, weight: Tensor, num_sets: int) -> str:
+def choose(ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, num_sets: int) -> str:
     """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md).
 
-    A set costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for
-    small sets and much arithmetic per value, k^2 C; in NCHW, whose convolutions cost more, for pairs always. With K = 1
-    `centered` is one plain convolution.
+    Where the backend has a fused 1x1 layer that suits, that one. Else: a set costs `split` one half-convolution more
+    than `centered`, which pays with passes over memory: worth it for small sets and much arithmetic per value, k^2 C;
+    in NCHW, whose convolutions cost more, for pairs always. With K = 1 `centered` is one plain convolution.
     """
     if algorithm != "auto":
         return algorithm
+    is_pointwise = weight.shape[2:] == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
+    if is_pointwise and hasattr(ops, "pointwise_suits") and ops.pointwise_suits(u, weight):
+        return "fused"
     mean_size = u.shape[0] / num_sets
     limit = min(8.0, weight.shape[2] * weight.shape[3] * u.shape[1] / 72)
     least = 1 if memory_format(u) == torch.channels_last else 2

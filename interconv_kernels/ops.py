@@ -181,9 +181,9 @@ def interconv2d(
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
-    algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
-    sets = SetIndex(offsets, set_ids)
-    return algorithms.forward(get_backend(backend, u.device), algorithm, conv, u, weight, bias, sets)
+    sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
+    algorithm = algorithms.choose(set_ops, algorithm, conv, u, weight, sets.num_sets)
+    return algorithms.forward(set_ops, algorithm, conv, u, weight, bias, sets)
 
 
 @_fake("interconv2d")
@@ -222,9 +222,9 @@ def interconv2d_backward(
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
-    algorithm = algorithms.choose(algorithm, u, weight, offsets.shape[0] - 1)
-    sets = SetIndex(offsets, set_ids)
-    grads = algorithms.backward(get_backend(backend, u.device), algorithm, conv, g, u, dense_weight, sets, need)
+    sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
+    algorithm = algorithms.choose(set_ops, algorithm, conv, u, dense_weight, sets.num_sets)
+    grads = algorithms.backward(set_ops, algorithm, conv, g, u, dense_weight, sets, need)
     formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
     return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))
 

@@ -27,8 +27,8 @@ class Backend(NamedTuple):
 
 # In the order in which `auto` prefers them.
 _BACKENDS = {
-    "torch": Backend(torch_ops, torch_ops.can_run, lambda: torch.__version__),
     "cpp": Backend(cpp_ops, cpp_ops.can_run, cpp_ops.version),
+    "torch": Backend(torch_ops, torch_ops.can_run, lambda: torch.__version__),
 }
 _logged: set[tuple[str, str]] = set()
 
@@ -66,8 +66,8 @@ def backends() -> dict[str, dict[str, str]]:
     """What can run here: for each backend its version and, for each kind of device, "ready" or the reason why not.
 
     >>> ik.backends()
-    {'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
-     'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
+    {'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
+     'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
     """
     report = {}
     for name, backend in _BACKENDS.items():

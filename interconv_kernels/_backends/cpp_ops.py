@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,54 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
         out = empty_rows(mean, sets.num_rows)
     _ops.uncenter(flat(mean, fmt), flat(dev, fmt), sets.offsets, sets.set_ids, flat(out, fmt))
     return out
+
+
+# --- the layer with a 1x1 kernel, stride 1 and no padding, fused (csrc/pointwise.cpp) ---------------------------------
+
+
+def pointwise_suits(u: Tensor, weight: Tensor) -> bool:
+    """Whether the fused layer can run and was measured faster than the forms over the vendor's convolution: float32 on
+    a CPU with AVX-512."""
+    return (
+        u.device.type == "cpu"
+        and u.dtype == weight.dtype == torch.float32
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
+def pointwise_forward(u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex) -> Tensor:
+    """The layer, for dense u [N,C,H,W] and weight [Co,2C,1,1]."""
+    fmt = memory_format(u)
+    out = empty_rows(u, u.shape[0], weight.shape[0])
+    _ops.pointwise_forward(
+        flat(u, fmt),
+        weight.flatten(1),
+        None if bias is None else bias.contiguous().unsqueeze(0),
+        sets.offsets,
+        sets.set_ids,
+        fmt == torch.channels_last,
+        flat(out, fmt),
+    )
+    return out
+
+
+def pointwise_backward(
+    g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of u, weight and bias for g [N,Co,H,W] in u's format, each only where `need` says so."""
+    fmt = memory_format(u)
+    grad_u = torch.empty_like(u) if need[0] else None
+    grad_weight = torch.empty_like(weight) if need[1] else None
+    grad_bias = weight.new_empty(1, weight.shape[0]) if need[2] else None
+    _ops.pointwise_backward(
+        flat(g, fmt),
+        flat(u, fmt),
+        weight.flatten(1),
+        sets.offsets,
+        sets.set_ids,
+        fmt == torch.channels_last,
+        None if grad_u is None else flat(grad_u, fmt),
+        None if grad_weight is None else grad_weight.flatten(1),
+        grad_bias,
+    )
+    return grad_u, grad_weight, None if grad_bias is None else grad_bias[0]

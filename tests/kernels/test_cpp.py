@@ -226,6 +226,11 @@ for lengths in ([3, 1, 4, 2], [2, 150, 64, 65, 1], [200]):
             for from_mean in (True, False):
                 raw.center(rows(n), *index, from_mean, rows(b), rows(n - b))
             raw.uncenter(rows(b), rows(n - b), *index, rows(n))
+    for c, co, last in ((1, 3, True), (23, 17, True), (16, 33, False), (5, 64, False)):
+        u, g, weight = torch.randn(n, c * 77), torch.randn(n, co * 77), torch.randn(co, 2 * c)
+        raw.pointwise_forward(u, weight, torch.randn(1, co), *index, last, torch.empty_like(g))
+        grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
+        raw.pointwise_backward(g, u, weight, *index, last, *grads)
 print("clean")
 """
 
@@ -238,7 +243,7 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     if not os.path.isabs(asan.stdout.strip()):
         pytest.skip("g++ has no libasan")
     library = str(tmp_path / "sanitized.so")
-    sources = [str(ROOT / "csrc" / name) for name in ("cpu.cpp", "register.cpp")]
+    sources = [str(ROOT / "csrc" / name) for name in ("cpu.cpp", "pointwise.cpp", "register.cpp")]
     sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     link = [f"-L{INCLUDE.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
     subprocess.run([gxx, "-shared", "-fPIC", *sanitize, *FLAGS, *sources, "-o", library, *link], check=True)

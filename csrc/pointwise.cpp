@@ -1,0 +1,455 @@
+// The layer with a 1x1 kernel, fused, for float32 on the CPU: the set's mean, both matrix products and the sum of own
+// and set term for one tile of pixels at a time, so that u is read from memory once and y written once.
+//
+// grad_u is the layer itself, without bias, with Wu and Ws transposed (its set term is Ws^T G / K, linear in the mean of
+// g), so both are a `Map`. A tile is the same pixels of all samples of one set; its results depend on nothing else.
+// channels_last: a tile is rows of pixels [n, C], and weights are the right factor; NCHW: [C, n], and weights the left.
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "clones.h"
+#include "ops.h"
+
+namespace interconv {
+namespace {
+
+constexpr int kLanes = 16;  // of a vector: one AVX-512 register, several of narrower machines
+constexpr int kPanel = 2 * kLanes;
+constexpr int64_t kTileFloats = 64 * 1024;  // of a set's tile: with scratch, well within 1 MiB of L2
+constexpr int64_t kMinTile = 64, kMaxTile = 256;  // pixels
+typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+int64_t padded(int64_t n, int64_t to = kLanes) { return (n + to - 1) / to * to; }
+
+struct Free {
+  void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
+};
+using Buffer = std::unique_ptr<float[], Free>;
+
+Buffer allocate(int64_t floats) {
+  return Buffer(static_cast<float*>(::operator new(std::max<int64_t>(1, floats) * sizeof(float), std::align_val_t(64))));
+}
+
+IK_BODY Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
+IK_BODY const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+
+// --- the matrix product: out [m, n] = init [m, n] + a [m, k] b [k, n] -------------------------------------------------
+
+struct Left {  // a(i, j) = p[i row + j column]
+  const float* p;
+  int64_t row, column;
+};
+struct Right {  // b(j, c) = p[c / kPanel panel + j row + c % kPanel], readable up to a multiple of kLanes columns
+  const float* p;
+  int64_t row, panel;
+};
+struct Init {  // null: zero; readable up to a multiple of kLanes columns
+  const float* p;
+  int64_t row;
+};
+
+template <int M, int V>
+IK_BODY void block(int64_t k, const float* a, Left left, const float* b, int64_t b_row, const float* init,
+                   int64_t init_row, float* out, int64_t out_row, int64_t n) {
+  Vec acc[M][V];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) acc[i][v] = init ? at(init + i * init_row + v * kLanes) : Vec{};
+  }
+  for (int64_t j = 0; j < k; ++j, a += left.column, b += b_row) {
+    Vec right[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) right[v] = at(b + v * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc[i][v] += a[i * left.row] * right[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+    if (n >= V * kLanes) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) at(out + i * out_row + v * kLanes) = acc[i][v];
+    } else {
+      float row[V * kLanes];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) at(row + v * kLanes) = acc[i][v];
+      std::copy_n(row, n, out + i * out_row);
+    }
+  }
+}
+
+template <int V>
+IK_BODY void column_of_blocks(int64_t m, int64_t k, Left a, const float* b, int64_t b_row, const float* init,
+                              int64_t init_row, float* out, int64_t out_row, int64_t n) {
+  int64_t i = 0;
+  const auto step = [&](auto rows) __attribute__((always_inline)) {
+    constexpr int kRows = decltype(rows)::value;
+    for (; i + kRows <= m; i += kRows) {
+      block<kRows, V>(k, a.p + i * a.row, a, b, b_row, init ? init + i * init_row : nullptr, init_row,
+                      out + i * out_row, out_row, n);
+    }
+  };
+  step(std::integral_constant<int, 8>());
+  step(std::integral_constant<int, 4>());
+  step(std::integral_constant<int, 1>());
+}
+
+IK_CLONES void multiply(int64_t m, int64_t n, int64_t k, Left a, Right b, Init init, float* out, int64_t out_row) {
+  for (int64_t c = 0; c < n; c += kPanel) {
+    const float* panel = b.p + c / kPanel * b.panel;
+    const float* from = init.p ? init.p + c : nullptr;
+    if (n - c > kLanes) {
+      column_of_blocks<2>(m, k, a, panel, b.row, from, init.row, out + c, out_row, n - c);
+    } else {
+      column_of_blocks<1>(m, k, a, panel, b.row, from, init.row, out + c, out_row, n - c);
+    }
+  }
+}
+
+// --- moving tiles -----------------------------------------------------------------------------------------------------
+
+// to [rows, to_row] = from [rows, columns], zero up to a multiple of kLanes columns.
+IK_CLONES void copy_tile(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* end = std::copy_n(from + r * from_row, columns, to + r * to_row);
+    std::fill(end, to + r * to_row + padded(columns), 0.0f);
+  }
+}
+
+IK_CLONES void add_tile(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) to[r * to_row + c] += from[r * from_row + c];
+  }
+}
+
+IK_CLONES void divide(float* x, int64_t n, float by) {
+  for (int64_t i = 0; i < n; ++i) x[i] /= by;
+}
+
+template <int S, size_t... I>
+IK_BODY void exchange(Vec& a, Vec& b, std::index_sequence<I...>) {  // the off-diagonal S x S squares of two rows
+  const Vec first = a;
+  a = __builtin_shufflevector(first, b, ((I & S) ? kLanes + I - S : I)...);
+  b = __builtin_shufflevector(first, b, ((I & S) ? kLanes + I : I + S)...);
+}
+
+template <int S>
+IK_BODY void exchange_all(Vec (&x)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & S) == 0) exchange<S>(x[i], x[i + S], std::make_index_sequence<kLanes>());
+  }
+}
+
+// to [n, to_row] = the transpose of from [rows, from_row] (readable up to a multiple of kLanes columns), zero up to a
+// multiple of kLanes rows; to has room for a multiple of kLanes rows of its own.
+IK_CLONES void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t n) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < n; c += kLanes) {
+      Vec x[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) x[i] = r + i < rows ? at(from + (r + i) * from_row + c) : Vec{};
+      exchange_all<8>(x);
+      exchange_all<4>(x);
+      exchange_all<2>(x);
+      exchange_all<1>(x);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) at(to + (c + i) * to_row + r) = x[i];
+    }
+  }
+}
+
+// --- the work: a tile of a set at a time ------------------------------------------------------------------------------
+
+struct Tile {
+  Span set;
+  int64_t first, n, step;  // pixels first ... first+n-1; step: of the set's other tiles
+
+  int64_t size() const { return set.hi - set.lo; }
+  int64_t row() const { return step + kLanes; }  // of scratch [C, n]: no power of two, which would share cache lines
+};
+
+struct Tiles {  // of all sets, in order
+  SetIndex sets;
+  int64_t pixels;
+  std::vector<int64_t> steps, starts;  // each set's pixels a tile, and its first tile
+
+  Tiles(const SetIndex& sets, int64_t pixels, int64_t channels) : sets(sets), pixels(pixels), starts{0} {
+    for (int64_t b = 0; b < sets.num_sets; ++b) {
+      const Span set = sets.span(b);
+      const int64_t size = std::max<int64_t>(1, set.hi - set.lo);
+      steps.push_back(std::clamp(kTileFloats / (size * channels) / kPanel * kPanel, kMinTile, kMaxTile));
+      starts.push_back(starts.back() + (set.hi > set.lo ? (pixels + steps.back() - 1) / steps.back() : 0));
+    }
+  }
+
+  int64_t count() const { return starts.back(); }
+
+  Tile operator[](int64_t i) const {
+    const int64_t b = std::upper_bound(starts.begin(), starts.end(), i) - starts.begin() - 1;
+    const int64_t first = (i - starts[b]) * steps[b];
+    return {sets.span(b), first, std::min(steps[b], pixels - first), steps[b]};
+  }
+};
+
+struct Layout {
+  int64_t pixels;
+  bool channels_last;
+
+  int64_t offset(int64_t sample, int64_t channels, int64_t pixel) const {
+    return channels_last ? (sample * pixels + pixel) * channels : sample * pixels * channels + pixel;
+  }
+};
+
+struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets of one sample
+  Layout layout;
+  int64_t in, out;
+  Buffer own, set, both, bias;
+
+  Map(Layout layout, const float* weight, int64_t co, int64_t c, bool transposed, const float* b)
+      : layout(layout), in(transposed ? co : c), out(transposed ? c : co), bias(allocate(padded(out))) {
+    std::fill_n(bias.get(), padded(out), 0.0f);
+    if (b) std::copy_n(b, out, bias.get());
+    const int64_t to_in = transposed ? 2 * c : 1, to_out = transposed ? 1 : 2 * c;
+    const int64_t numel = in * (layout.channels_last ? padded(out, kPanel) : out);
+    for (Buffer* w : {&own, &set, &both}) {
+      *w = allocate(numel);
+      std::fill_n(w->get(), numel, 0.0f);
+    }
+    for (int64_t o = 0; o < out; ++o) {
+      for (int64_t i = 0; i < in; ++i) {
+        const float* w = weight + o * to_out + i * to_in;
+        const int64_t j = layout.channels_last ? (o / kPanel * in + i) * kPanel + o % kPanel : o * in + i;
+        own[j] = w[0], set[j] = w[c], both[j] = w[0] + w[c];
+      }
+    }
+  }
+
+  int64_t scratch(int64_t step) const {  // mean, set term, and the set's samples or one of them
+    return (step + kLanes) * (3 * padded(in) + padded(out)) + 2 * kTileFloats;
+  }
+
+  void run(const float* x, float* y, const Tile& tile, float* s) const {
+    layout.channels_last ? run_pixels(x, y, tile, s) : run_planes(x, y, tile, s);
+  }
+
+ private:
+  void run_pixels(const float* x, float* y, const Tile& tile, float* s) const {
+    const auto apply = [&](const Buffer& w, const float* from, Init init, float* to, int64_t n, int64_t to_row) {
+      multiply(tile.n, n, in, {from, in, 1}, {w.get(), kPanel, in * kPanel}, init, to, to_row);
+    };
+    const int64_t wide = padded(out), numel = tile.n * in;
+    float* t = s + padded(tile.step * in);
+    Init init{bias.get(), 0};
+    if (tile.size() > 1) {
+      std::fill_n(s, numel, 0.0f);
+      for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
+        add_tile(s, numel, x + layout.offset(i, in, tile.first), numel, 1, numel);
+      }
+      divide(s, numel, static_cast<float>(tile.size()));
+      apply(set, s, init, t, wide, wide);
+      init = {t, wide};
+    }
+    for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
+      apply(tile.size() > 1 ? own : both, x + layout.offset(i, in, tile.first), init,
+            y + layout.offset(i, out, tile.first), out, out);
+    }
+  }
+
+  void run_planes(const float* x, float* y, const Tile& tile, float* s) const {
+    const int64_t row = tile.row(), wide = padded(tile.n), size = in * row;
+    const auto apply = [&](const Buffer& w, const float* from, const float* init, float* to, int64_t n,
+                           int64_t to_row) {
+      multiply(out, n, in, {w.get(), in, 1}, {from, row, kPanel}, {init, row}, to, to_row);
+    };
+    float *t = s + size, *samples = t + out * row;
+    for (int64_t o = 0; o < out; ++o) std::fill_n(t + o * row, wide, bias[o]);
+    // The samples are packed once for sum and product where they fit: planes are far apart, often by a multiple of the
+    // cache's stride, so that what was read need not be in the cache still.
+    const bool keep = tile.size() * size <= 2 * kTileFloats;
+    const auto sample = [&](int64_t i) { return samples + (keep ? (i - tile.set.lo) * size : 0); };
+    const auto pack = [&](int64_t i) {
+      copy_tile(sample(i), row, x + layout.offset(i, in, tile.first), layout.pixels, in, tile.n);
+    };
+    if (tile.size() > 1) {
+      std::fill_n(s, size, 0.0f);
+      for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
+        pack(i);
+        add_tile(s, row, sample(i), row, in, wide);
+      }
+      divide(s, size, static_cast<float>(tile.size()));
+      apply(set, s, t, t, wide, row);
+    }
+    for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
+      if (!keep || tile.size() == 1) pack(i);
+      apply(tile.size() > 1 ? own : both, sample(i), t, y + layout.offset(i, out, tile.first), tile.n, layout.pixels);
+    }
+  }
+};
+
+// What a chunk of tiles adds to the gradients of weight and bias: sum g_i u_i^T, sum G s^T, the former for sets of one
+// sample (which add to both halves), and sum G. Chunks are fixed by shapes, not by threads, and summed in order.
+struct Correlation {
+  Layout layout;
+  int64_t c, co;
+
+  int64_t wide() const { return padded(c); }
+  int64_t numel() const { return 3 * co * wide() + padded(co); }
+  int64_t scratch(int64_t step) const { return (step + kLanes) * (2 * padded(co) + 3 * wide()); }
+
+  void add(const float* g, const float* u, const Tile& tile, float* sums, float* scratch) const {
+    const bool last = layout.channels_last;
+    const int64_t row = last ? co : tile.row(), g_numel = last ? tile.n * co : co * row;
+    const int64_t u_numel = padded(tile.step) * wide(), part = co * wide();
+    float *g_sum = scratch, *g_packed = g_sum + tile.row() * padded(co), *u_sum = g_packed + tile.row() * padded(co);
+    float* u_packed = u_sum + u_numel;
+    const auto product = [&](const float* g_tile, const float* u_tile, float* to) {
+      multiply(co, wide(), tile.n, {g_tile, last ? 1 : row, last ? row : 1}, {u_tile, wide(), kPanel}, {to, wide()},
+               to, wide());
+    };
+    std::fill_n(g_sum, g_numel, 0.0f);
+    std::fill_n(u_sum, tile.n * wide(), 0.0f);
+    for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
+      const float* g_tile = g + layout.offset(i, co, tile.first);
+      const float* u_tile = u + layout.offset(i, c, tile.first);
+      if (!last) {
+        copy_tile(g_packed, row, g_tile, layout.pixels, co, tile.n);
+        g_tile = g_packed;
+        float* planes = u_packed + u_numel;
+        copy_tile(planes, row, u_tile, layout.pixels, c, tile.n);
+        transpose(u_packed, wide(), planes, row, c, tile.n);
+        u_tile = u_packed;
+      } else if (c != wide()) {
+        copy_tile(u_packed, wide(), u_tile, c, tile.n, c);
+        u_tile = u_packed;
+      }
+      product(g_tile, u_tile, sums + (tile.size() > 1 ? 0 : 2 * part));
+      add_tile(g_sum, row, g_tile, row, last ? tile.n : co, last ? co : padded(tile.n));
+      if (tile.size() > 1) add_tile(u_sum, wide(), u_tile, wide(), tile.n, wide());
+    }
+    if (tile.size() > 1) {
+      divide(u_sum, tile.n * wide(), static_cast<float>(tile.size()));
+      product(g_sum, u_sum, sums + part);
+    }
+    add_pixels(g_sum, row, tile.n, sums + 3 * part, g_packed);
+  }
+
+ private:
+  // Tile by tile, so that rounding grows with the number of tiles, not of pixels.
+  void add_pixels(const float* g_sum, int64_t row, int64_t n, float* sums, float* total) const {
+    std::fill_n(total, co, 0.0f);
+    if (layout.channels_last) {
+      for (int64_t p = 0; p < n; ++p) add_tile(total, co, g_sum + p * co, co, 1, co);
+    } else {
+      for (int64_t o = 0; o < co; ++o) {
+        float lanes[kLanes] = {};
+        for (int64_t p = 0; p < padded(n); p += kLanes) at(lanes) += at(g_sum + o * row + p);
+        for (float x : lanes) total[o] += x;
+      }
+    }
+    add_tile(sums, co, total, co, 1, co);
+  }
+};
+
+// Runs f(tile, scratch, chunk) for all tiles, a chunk's tiles in order.
+template <class F>
+void for_tiles(const Tiles& tiles, int64_t chunks, int64_t scratch, const F& f) {
+  if (chunks == 0) return;
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    const Buffer buffer = allocate(scratch);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      for (int64_t i = tiles.count() * chunk / chunks; i < tiles.count() * (chunk + 1) / chunks; ++i) {
+        f(tiles[i], buffer.get(), chunk);
+      }
+    }
+  });
+}
+
+// The channels C of u and the pixels of a sample, from x [N, channels P].
+Layout check_layout(const Tensor& u, const Tensor& weight, const SetIndex& sets, bool channels_last, int64_t& c) {
+  STD_TORCH_CHECK(u.scalar_type() == ScalarType::Float, "dtype number ", static_cast<int>(u.scalar_type()),
+                  ": expected float32");
+  const int64_t columns = columns_of(weight, "weight"), m = columns_of(u, "u");
+  c = columns / 2;
+  STD_TORCH_CHECK(c > 0 && columns % 2 == 0 && m % c == 0, "weight is [Co, ", columns, "], u [N, ", m,
+                  "]: expected [Co, 2C] and [N, C P]");
+  check(weight, "weight", weight.size(0), columns, u);
+  check(u, "u", sets.num_rows, m, u);
+  return {m / c, channels_last};
+}
+
+void pointwise_forward(const Tensor u, const Tensor weight, const std::optional<Tensor> bias, const Tensor offsets,
+                       const Tensor set_ids, bool channels_last, Tensor out) {
+  const SetIndex sets = index_of(offsets, set_ids, u);
+  int64_t c;
+  const int64_t co = weight.size(0);
+  const Layout layout = check_layout(u, weight, sets, channels_last, c);
+  check(out, "out", sets.num_rows, co * layout.pixels, u);
+  if (bias) check(*bias, "bias", 1, co, u);
+  const Tiles tiles(sets, layout.pixels, c + co);
+  const Map map(layout, in<float>(weight), co, c, false, bias ? in<float>(*bias) : nullptr);
+  const float* x = in<float>(u);
+  float* y = result<float>(out);
+  for_tiles(tiles, tiles.count(), map.scratch(kMaxTile),
+            [&](const Tile& tile, float* scratch, int64_t) { map.run(x, y, tile, scratch); });
+}
+
+void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, const Tensor offsets, const Tensor set_ids,
+                        bool channels_last, std::optional<Tensor> grad_u, std::optional<Tensor> grad_weight,
+                        std::optional<Tensor> grad_bias) {
+  const SetIndex sets = index_of(offsets, set_ids, u);
+  int64_t c;
+  const int64_t co = weight.size(0);
+  const Layout layout = check_layout(u, weight, sets, channels_last, c);
+  check(g, "g", sets.num_rows, co * layout.pixels, u);
+  if (grad_u) check(*grad_u, "grad_u", sets.num_rows, c * layout.pixels, u);
+  if (grad_weight) check(*grad_weight, "grad_weight", co, 2 * c, u);
+  if (grad_bias) check(*grad_bias, "grad_bias", 1, co, u);
+
+  const Tiles tiles(sets, layout.pixels, c + co);
+  const std::optional<Map> map =
+      grad_u ? std::optional<Map>(std::in_place, layout, in<float>(weight), co, c, true, nullptr) : std::nullopt;
+  const Correlation sums{layout, c, co};
+  const bool correlate = grad_weight || grad_bias;
+  // Enough chunks for many threads, but their sums are to be small beside u and g.
+  const int64_t traffic = sets.num_rows * layout.pixels * (c + co);
+  const int64_t chunks = std::min(tiles.count(), correlate ? std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, 64)
+                                                           : tiles.count());
+  const Buffer total = allocate(correlate ? std::max<int64_t>(1, chunks) * sums.numel() : 0);
+  if (correlate) std::fill_n(total.get(), std::max<int64_t>(1, chunks) * sums.numel(), 0.0f);
+  const float *g_in = in<float>(g), *u_in = in<float>(u);
+  float* out = grad_u ? result<float>(*grad_u) : nullptr;
+  const int64_t scratch = std::max(map ? map->scratch(kMaxTile) : 0, correlate ? sums.scratch(kMaxTile) : 0);
+  for_tiles(tiles, chunks, scratch, [&](const Tile& tile, float* buffer, int64_t chunk) {
+    if (map) map->run(g_in, out, tile, buffer);
+    if (correlate) sums.add(g_in, u_in, tile, total.get() + chunk * sums.numel(), buffer);
+  });
+
+  for (int64_t chunk = 1; correlate && chunk < chunks; ++chunk) {
+    add_tile(total.get(), 0, total.get() + chunk * sums.numel(), 0, 1, sums.numel());
+  }
+  const int64_t part = co * sums.wide();
+  for (int64_t o = 0; grad_weight && o < co; ++o) {
+    const float* row = total.get() + o * sums.wide();
+    float* to = result<float>(*grad_weight) + o * 2 * c;
+    for (int64_t i = 0; i < c; ++i) {
+      to[i] = row[i] + row[2 * part + i];
+      to[c + i] = row[part + i] + row[2 * part + i];
+    }
+  }
+  if (grad_bias) std::copy_n(total.get() + 3 * part, co, result<float>(*grad_bias));
+}
+
+}  // namespace
+}  // namespace interconv
+
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CPU, m) {
+  m.impl("pointwise_forward", TORCH_BOX(&interconv::pointwise_forward));
+  m.impl("pointwise_backward", TORCH_BOX(&interconv::pointwise_backward));
+}
