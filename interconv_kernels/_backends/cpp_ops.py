@@ -11,7 +11,6 @@ import functools
 import json
 import math
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +74,13 @@ def _serves(name: str, capability: tuple[int, int]) -> bool:
 
 def version() -> str:
     """The package's version and what was built, as `ik.backends()` shows it."""
+    from .. import __version__  # the package is whole by the time anyone asks
+
     made = build()
     if "architectures" not in made:
-        return f"{metadata.version('interconv-kernels')}, not built"
+        return f"{__version__}, not built"
     parts = f"CUDA {' '.join(made['architectures'])}" if made["architectures"] else "no CUDA"
-    return f"{metadata.version('interconv-kernels')}, CPU, {parts}"
+    return f"{__version__}, CPU, {parts}"
 
 
 def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
