@@ -399,15 +399,28 @@ struct AddRows {  // group: a sample of y and out, which hold the samples from f
   IK_BODY void run(int64_t row, int64_t c, int n) const {
     const Span set = sets.span(sets.set_ids[first_row + row]);
     const acc_t<T> scale = mean ? set.template share<acc_t<T>>() : acc_t<T>(1);
+    const T* own = y ? y + row * columns + c : nullptr;
+    const T* term = t + set.b * columns + c;
+    T* to = out + row * columns + c;
+#ifdef __CUDA_ARCH__
     acc_t<T> v[W];
-    load(v, t + set.b * columns + c, n);
-    for (int j = 0; j < n; ++j) v[j] *= scale;
-    if (y) {
-      acc_t<T> own[W];
-      load(own, y + row * columns + c, n);
-      for (int j = 0; j < n; ++j) v[j] += own[j];
+    load(v, term, n);
+    for (int j = 0; j < W; ++j) v[j] *= scale;
+    if (own) {
+      acc_t<T> o[W];
+      load(o, own, n);
+      for (int j = 0; j < W; ++j) v[j] += o[j];
     }
-    store(out + row * columns + c, v, n);
+    store(to, v, n);
+#else  // `to` may be `own`, element for element: no iteration reads what another wrote
+    if (own) {
+#pragma GCC ivdep
+      for (int j = 0; j < n; ++j) to[j] = static_cast<T>(acc_t<T>(own[j]) + acc_t<T>(term[j]) * scale);
+    } else {
+#pragma GCC ivdep
+      for (int j = 0; j < n; ++j) to[j] = static_cast<T>(acc_t<T>(term[j]) * scale);
+    }
+#endif
   }
 };
 
