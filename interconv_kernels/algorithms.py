@@ -9,8 +9,9 @@ With weight = [Wu | Ws] and s the set's mean (paper, Eq. 1-3), y_i = conv(u_i; W
             the last one: y_K = m - (1/K) sum d, y_i = y_K + d_i. N. (Deviations from s instead of u_K cost the same,
             but then y_K = m - sum d multiplies the rounding error of s by K.)
 
-The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so `_split` and
-`_centered` serve grad_u as well. Nothing is kept for the backward but u and weight; the set means are computed anew.
+The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in place of conv), so the backward of each
+form makes grad_u as its forward makes y. Nothing is kept for the backward but u and weight; the set means are computed
+anew.
 
 A backend may also have a `fused` 1x1 layer (pointwise_forward and pointwise_backward, where pointwise_suits): `split`
 with the mean, both products and their sum made a tile at a time.

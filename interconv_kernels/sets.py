@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from operator import index, itemgetter
 from typing import Any
@@ -209,9 +210,13 @@ class SetIndex:
         self.set_ids = set_ids
         self.num_sets = offsets.shape[0] - 1
         self.num_rows = set_ids.shape[0]
-        self.borders: list[int] | None = offsets.tolist() if offsets.device.type == "cpu" else None
 
-    @property
+    @cached_property
+    def borders(self) -> list[int] | None:
+        """The offsets on the host, read when a form or backend first asks for them; None off the CPU."""
+        return self.offsets.tolist() if self.offsets.device.type == "cpu" else None
+
+    @cached_property
     def spans(self) -> list[tuple[int, int]]:
         """(first sample, one past the last) of each set; host borders only."""
         assert self.borders is not None
