@@ -13,8 +13,8 @@ The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in
 form makes grad_u as its forward makes y. Nothing is kept for the backward but u and weight; the set means are computed
 anew.
 
-A backend may also have a `fused` 1x1 layer (pointwise_forward and pointwise_backward, where pointwise_suits): `split`
-with the mean, both products and their sum made a tile at a time.
+* fused     `split` by a backend's own kernels, the set's term added where a tile of conv(u_i; Wu) is made. N + B; N for
+            K = 1. Only where the backend can (`can_fuse`): "triton" in float32 and below, "cpp" for k = 1.
 
 All tensors here are dense in one memory format, no set is empty, and N > 0.
 """
@@ -27,29 +27,37 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .activation import NONE, Activation
 from .convolution import Conv
-from .layout import block_rows, empty_rows, flat, memory_format, sum_dtype
+from .layout import block_rows, empty_rows, flat, memory_format, sum_dtype, sum_pixels
 from .sets import SetIndex
 
-NAMES = ("auto", "concat", "split", "centered")
+NAMES = ("auto", "concat", "split", "centered", "fused")
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def forward(
-    ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex
+    ops: ModuleType,
+    algorithm: str,
+    conv: Conv,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sets: SetIndex,
+    activation: Activation = NONE,
 ) -> Tensor:
-    """y [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]."""
+    """act(y) [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]."""
     if algorithm == "fused":
-        y: Tensor = ops.pointwise_forward(u, weight, bias, sets)
+        y: Tensor = ops.fused_forward(conv, u, weight, bias, sets, activation)
         return y
     if algorithm == "concat":
-        return conv.forward(ops.concat_set_mean(u, sets), weight, bias)
+        return activation(conv.forward(ops.concat_set_mean(u, sets), weight, bias))
     w_own, w_set = _halves(weight)
     height, width = conv.output_size(u.shape[2:], weight.shape[2:])
     step = block_rows(u, max(u[0].numel(), weight.shape[0] * height * width), w_own.numel())
     if algorithm == "split":
-        return _split(ops, conv, u, w_own, w_set, bias, sets, step)
-    return _centered(ops, conv, u, w_own, w_set, bias, sets, step)
+        return _split(ops, conv, u, w_own, w_set, bias, sets, step, activation)
+    return activation(_centered(ops, conv, u, w_own, w_set, bias, sets, step))
 
 
 def backward(
@@ -64,7 +72,7 @@ def backward(
 ) -> Gradients:
     """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
     if algorithm == "fused":
-        grads: Gradients = ops.pointwise_backward(g, u, weight, sets, need)
+        grads: Gradients = ops.fused_backward(conv, g, u, weight, sets, need)
         return grads
     if algorithm == "concat":
         return _concat_backward(ops, conv, g, u, weight, sets, need)
@@ -93,14 +101,24 @@ def _concat_backward(
 
 
 def _split(
-    ops: ModuleType, conv: Conv, u: Tensor, w_own: Tensor, w_set: Tensor, bias: Tensor | None, sets: SetIndex, step: int
+    ops: ModuleType,
+    conv: Conv,
+    u: Tensor,
+    w_own: Tensor,
+    w_set: Tensor,
+    bias: Tensor | None,
+    sets: SetIndex,
+    step: int,
+    activation: Activation,
 ) -> Tensor:
-    t = conv.forward(ops.set_reduce(u, sets, mean=True), w_set, bias)
+    # On a GPU the vendor adds a bias in a pass of its own; a backend with an epilogue adds it with the set's term.
+    epilogue = {"bias": bias, "activation": activation} if ops.HAS_EPILOGUE else {}
+    t = conv.forward(ops.set_reduce(u, sets, mean=True), w_set, None if epilogue else bias)
     y = _Rows(u.shape[0])
     for lo, hi in _sample_blocks(u, step):
         own = conv.forward(u[lo:hi], w_own)
-        ops.set_add(own, t, sets, mean=False, out=y.slot(lo, hi, like=own), block=(lo, hi))
-    return y.tensor
+        ops.set_add(own, t, sets, mean=False, out=y.slot(lo, hi, like=own), block=(lo, hi), **epilogue)
+    return y.tensor if epilogue else activation(y.tensor)
 
 
 def _split_backward(
@@ -239,13 +257,6 @@ def _join(own: Tensor | None, from_set: Tensor | None) -> Tensor | None:
     return None if own is None or from_set is None else torch.cat([own, from_set], dim=1)
 
 
-def sum_pixels(g: Tensor) -> Tensor:
-    """[Co], the sum of g [N,Co,H',W'] over samples and pixels."""
-    if memory_format(g) == torch.channels_last:
-        return g.permute(0, 2, 3, 1).reshape(-1, g.shape[1]).sum(0, dtype=sum_dtype(g))
-    return g.sum((2, 3), dtype=sum_dtype(g)).sum(0)
-
-
 def _halves(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Wu and Ws [Co,C,k,k], dense, of weight [Co,2C,k,k]."""
     own, from_set = weight.split(weight.shape[1] // 2, dim=1)
@@ -273,17 +284,24 @@ def _set_blocks(sets: SetIndex, step: int) -> Iterator[tuple[int, int, SetIndex]
             first = b + 1
 
 
-def choose(ops: ModuleType, algorithm: str, conv: Conv, u: Tensor, weight: Tensor, num_sets: int) -> str:
+def choose(
+    ops: ModuleType, algorithm: str, direction: str, conv: Conv, u: Tensor, weight: Tensor, num_sets: int
+) -> str:
     """`auto`, from shapes alone (nothing is read from the device): the form measured fastest (docs/design.md).
 
-    Where the backend has a fused 1x1 layer that suits, that one. Else: a set costs `split` one half-convolution more
-    than `centered`, which pays with passes over memory: worth it for small sets and much arithmetic per value, k^2 C;
-    in NCHW, whose convolutions cost more, for pairs always. With K = 1 `centered` is one plain convolution.
+    `direction` is forward or backward. Where the backend's fused kernels are known to be fastest, those. Else: a set
+    costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for small sets
+    and much arithmetic per value, k^2 C; in NCHW, whose convolutions cost more, for pairs always. With K = 1 `centered`
+    is one plain convolution.
+
+    Raises:
+        ValueError: `fused` is asked for and the backend cannot, with the reason.
     """
+    if algorithm == "fused" and (reason := ops.can_fuse(conv, u, weight)) is not None:
+        raise ValueError(f"algorithm 'fused' cannot run here: {reason}")
     if algorithm != "auto":
         return algorithm
-    is_pointwise = weight.shape[2:] == (1, 1) and conv.stride == (1, 1) and conv.padding == (0, 0)
-    if is_pointwise and hasattr(ops, "pointwise_suits") and ops.pointwise_suits(u, weight):
+    if ops.can_fuse(conv, u, weight) is None and ops.fused_is_fastest(direction, conv, u, weight):
         return "fused"
     mean_size = u.shape[0] / num_sets
     limit = min(8.0, weight.shape[2] * weight.shape[3] * u.shape[1] / 72)

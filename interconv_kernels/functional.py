@@ -9,12 +9,14 @@ from torch import Tensor
 
 from . import algorithms, ops  # noqa: F401  (ops registers the operators)
 from ._backends import check_name
+from .activation import NAMES as ACTIVATIONS
+from .activation import Activation
 from .autograd import InterConvFunction
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets, as_sets
 
-Algorithm = Literal["auto", "concat", "split", "centered"]
+Algorithm = Literal["auto", "concat", "split", "centered", "fused"]
 Padding = Literal["same"] | int | tuple[int, int]
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -28,10 +30,12 @@ def interconv2d(
     stride: int | tuple[int, int] = 1,
     padding: Padding = "same",
     dilation: int | tuple[int, int] = 1,
+    activation: str = "none",
+    slope: float | Tensor | None = None,
     algorithm: Algorithm = "auto",
     backend: str = "auto",
 ) -> Tensor:
-    """InterConv: y_i = conv(concat(u_i, s); weight) + bias, with s the mean over the sample's set (paper, Eq. 1-3).
+    """InterConv: y_i = act(conv(concat(u_i, s); weight) + bias), s the mean over the sample's set (paper, Eq. 1-3).
 
     Args:
         u: [N,C,H,W] packed samples with `sets`; or dense [B,K,C,H,W], sets of equal size; or a jagged nested tensor
@@ -42,8 +46,11 @@ def interconv2d(
         stride, dilation: an int or (height, width), >= 1.
         padding: "same" (dilation * (k - 1) / 2 on each side, for odd k; with stride 1 the size is kept), or zeros on
             each side as an int or (height, width).
-        algorithm: "concat", "split", "centered" or "auto" (docs/design.md): the same result up to rounding.
-        backend: "torch" or "auto"; see `backends()`.
+        activation: "none", "relu", "leaky_relu", "prelu", "gelu" (the exact one) or "silu". Where no gradient is asked
+            for, a backend that can applies it as it writes y; else it is a pass of its own.
+        slope: of leaky_relu, a float (0.01); of prelu, a tensor [1] or [Co].
+        algorithm: "concat", "split", "centered", "fused" or "auto" (docs/design.md): the same result up to rounding.
+        backend: "triton", "cpp", "torch" or "auto"; see `backends()`.
 
     Returns:
         y [N,Co,H',W'] packed, dense [B,K,Co,H',W'] or jagged, as u was; channels_last where u or weight is.
@@ -69,18 +76,15 @@ def interconv2d(
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
-    y = InterConvFunction.apply(
-        u,
-        weight,
-        bias,
-        sets.live_offsets,
-        sets.live_ids,
-        [*conv.stride],
-        [*conv.padding],
-        [*conv.dilation],
-        algorithm,
-        backend,
-    )
+    act = _activation(activation, slope, u, weight)
+    index = (sets.live_offsets, sets.live_ids)
+    settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
+    if act.name == "none" or (
+        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, weight, bias, act.slope))
+    ):
+        y = act(InterConvFunction.apply(u, weight, bias, *index, *settings))
+    else:
+        y = torch.ops.interconv.interconv2d_activated(u, weight, bias, act.slope, *index, act.name, *settings)
     if jagged_offsets is not None:
         return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
     return y if dense_shape is None else y.unflatten(0, dense_shape)
@@ -182,6 +186,23 @@ def _check_tensors(u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise TypeError(f"{name} has dtype {x.dtype}, u has {u.dtype}: expected one dtype")
         if x is not None and x.device != u.device:
             raise ValueError(f"{name} is on {x.device}, u is on {u.device}: expected one device")
+
+
+def _activation(name: str, slope: float | Tensor | None, u: Tensor, weight: Tensor) -> Activation:
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    if name == "leaky_relu" and not isinstance(slope, Tensor):
+        return Activation(name, u.new_full((1,), 0.01 if slope is None else slope))
+    if name == "prelu":
+        if not isinstance(slope, Tensor) or slope.shape not in ((1,), (weight.shape[0],)):
+            given = tuple(slope.shape) if isinstance(slope, Tensor) else slope
+            raise ValueError(f"slope of prelu is {given}: expected a tensor [1] or [Co] = [{weight.shape[0]}]")
+        return Activation(name, slope.to(u.dtype))
+    if slope is not None:
+        raise ValueError(
+            f"slope = {slope} with activation {name!r}: expected none (a float for leaky_relu, a tensor for prelu)"
+        )
+    return Activation(name)
 
 
 def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Conv:

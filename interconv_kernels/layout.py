@@ -59,3 +59,10 @@ def common_format(u: Tensor, weight: Tensor) -> torch.memory_format:
 def dense(x: Tensor, fmt: torch.memory_format | None = None) -> Tensor:
     """x without gaps, overlaps or transpositions, in the given memory format or its own."""
     return x.contiguous(memory_format=memory_format(x) if fmt is None else fmt)
+
+
+def sum_pixels(g: Tensor) -> Tensor:
+    """[Co], the sum of g [N,Co,H',W'] over samples and pixels."""
+    if memory_format(g) == torch.channels_last:
+        return g.permute(0, 2, 3, 1).reshape(-1, g.shape[1]).sum(0, dtype=sum_dtype(g))
+    return g.sum((2, 3), dtype=sum_dtype(g)).sum(0)

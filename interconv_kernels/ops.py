@@ -13,9 +13,9 @@ first one.
     uncenter(mean [B,...], dev [N-B,...])     [N,...]   what center(x, from_mean=False) was made from:
                                               x_K = mean - (sum of dev) / K, x_i = x_K + dev_i
 
-The layer itself is interconv2d and interconv2d_backward (`interconv_kernels/algorithms.py`). These two, `center` and
-`uncenter` want sets that are not empty. All but `center` and `uncenter` (parts of the layer's own forward and backward)
-are differentiable, any number of times.
+The layer itself is interconv2d and interconv2d_backward (`interconv_kernels/algorithms.py`); interconv2d_activated is
+act(interconv2d), for inference. These three, `center` and `uncenter` want sets that are not empty. `center`, `uncenter`
+and interconv2d_activated have no derivatives; the others have, of any order.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from . import algorithms
 from ._backends import get as get_backend
+from .activation import Activation
 from .convolution import Conv
 from .layout import common_format, dense, empty_rows, memory_format
 from .sets import SetIndex
@@ -165,12 +166,28 @@ for _name, _formula, _setup in (
 
 
 @_op(f"interconv2d(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
-def interconv2d(
+def interconv2d(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
+    settings = (stride, padding, dilation, algorithm, backend)
+    return interconv2d_activated(u, weight, bias, None, offsets, set_ids, "none", *settings)
+
+
+@_fake("interconv2d")
+def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
+    return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
+
+
+@_op(
+    f"interconv2d_activated(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, {_SETS}, str activation, {_CONV})"
+    " -> Tensor"
+)
+def interconv2d_activated(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    slope: Tensor | None,
     offsets: Tensor,
     set_ids: Tensor,
+    activation: str,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
@@ -182,12 +199,12 @@ def interconv2d(
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
     sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
-    algorithm = algorithms.choose(set_ops, algorithm, conv, u, weight, sets.num_sets)
-    return algorithms.forward(set_ops, algorithm, conv, u, weight, bias, sets)
+    algorithm = algorithms.choose(set_ops, algorithm, "forward", conv, u, weight, sets.num_sets)
+    return algorithms.forward(set_ops, algorithm, conv, u, weight, bias, sets, Activation(activation, slope))
 
 
-@_fake("interconv2d")
-def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
+@_fake("interconv2d_activated")
+def _(u, weight, bias, slope, offsets, set_ids, activation, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
     return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
 
 
@@ -223,7 +240,7 @@ def interconv2d_backward(
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
     sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
-    algorithm = algorithms.choose(set_ops, algorithm, conv, u, dense_weight, sets.num_sets)
+    algorithm = algorithms.choose(set_ops, algorithm, "backward", conv, u, dense_weight, sets.num_sets)
     grads = algorithms.backward(set_ops, algorithm, conv, g, u, dense_weight, sets, need)
     formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
     return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))

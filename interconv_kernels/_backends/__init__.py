@@ -14,21 +14,22 @@ from typing import NamedTuple
 import torch
 
 from ..errors import unknown_name
-from . import cpp_ops, torch_ops
+from . import cpp_ops, torch_ops, triton
 
 logger = logging.getLogger("interconv_kernels")
 
 
 class Backend(NamedTuple):
-    ops: ModuleType
+    load: Callable[[], ModuleType]  # its operations; triton takes a second to import, so only where it is used
     can_run: Callable[[torch.device], str | None]  # the reason why it cannot run on the device, or None
     version: Callable[[], str]
 
 
 # In the order in which `auto` prefers them.
 _BACKENDS = {
-    "cpp": Backend(cpp_ops, cpp_ops.can_run, cpp_ops.version),
-    "torch": Backend(torch_ops, torch_ops.can_run, lambda: torch.__version__),
+    "triton": Backend(triton.load, triton.can_run, triton.version),
+    "cpp": Backend(lambda: cpp_ops, cpp_ops.can_run, cpp_ops.version),
+    "torch": Backend(lambda: torch_ops, torch_ops.can_run, lambda: torch.__version__),
 }
 _logged: set[tuple[str, str]] = set()
 
@@ -45,11 +46,11 @@ def get(name: str, device: torch.device) -> ModuleType:
         reason = _BACKENDS[name].can_run(device)
         if reason is not None:
             raise ValueError(f"backend {name!r} cannot run on {device}: {reason}")
-        return _BACKENDS[name].ops
+        return _BACKENDS[name].load()
     for candidate, backend in _BACKENDS.items():
         reason = backend.can_run(device)
         if reason is None:
-            return backend.ops
+            return backend.load()
         if (candidate, device.type) not in _logged:
             _logged.add((candidate, device.type))
             logger.info("backend %r is passed over on %s: %s", candidate, device, reason)
@@ -66,7 +67,8 @@ def backends() -> dict[str, dict[str, str]]:
     """What can run here: for each backend its version and, for each kind of device, "ready" or the reason why not.
 
     >>> ik.backends()
-    {'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
+    {'triton': {'version': '3.7.1', 'cpu': "it runs on GPUs (...)", 'cuda': 'torch sees no such device'},
+     'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
      'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
     """
     report = {}

@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..activation import NONE, Activation
+from ..convolution import Conv
 from ..layout import empty_rows, flat, memory_format
 from ..sets import SetIndex
 
+HAS_EPILOGUE = False
 _FOLDER = Path(__file__).parent.parent
 _ops: Any = torch.ops.interconv_cpp
 
@@ -145,17 +148,26 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
 # --- the layer with a 1x1 kernel, stride 1 and no padding, fused (csrc/pointwise.cpp) ---------------------------------
 
 
-def pointwise_suits(u: Tensor, weight: Tensor) -> bool:
-    """Whether the fused layer can run and was measured faster than the forms over the vendor's convolution: float32 on
-    a CPU with AVX-512."""
-    return (
-        u.device.type == "cpu"
-        and u.dtype == weight.dtype == torch.float32
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    )
+def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
+    """The reason why the fused layer cannot serve, or None."""
+    if u.device.type != "cpu" or u.dtype != torch.float32:
+        return f"backend 'cpp' fuses float32 on the CPU alone, not {u.dtype} on {u.device.type}"
+    if weight.shape[2:] != (1, 1) or conv.stride != (1, 1) or conv.padding != (0, 0):
+        return (
+            f"backend 'cpp' fuses kernel 1, stride 1, padding 0 alone, not kernel {tuple(weight.shape[2:])},"
+            f" stride {conv.stride}, padding {conv.padding}"
+        )
+    return None
 
 
-def pointwise_forward(u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex) -> Tensor:
+def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:
+    """Measured so wherever there is AVX-512 (docs/design.md)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def fused_forward(
+    conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, activation: Activation = NONE
+) -> Tensor:
     """The layer, for dense u [N,C,H,W] and weight [Co,2C,1,1]."""
     fmt = memory_format(u)
     out = empty_rows(u, u.shape[0], weight.shape[0])
@@ -168,11 +180,11 @@ def pointwise_forward(u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetI
         fmt == torch.channels_last,
         flat(out, fmt),
     )
-    return out
+    return activation(out)
 
 
-def pointwise_backward(
-    g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+def fused_backward(
+    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of u, weight and bias for g [N,Co,H,W] in u's format, each only where `need` says so."""
     fmt = memory_format(u)

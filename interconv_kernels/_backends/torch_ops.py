@@ -10,12 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..convolution import Conv
 from ..layout import empty_rows, flat, memory_format, sum_dtype
 from ..sets import SetIndex
+
+HAS_EPILOGUE = False
 
 
 def can_run(device: torch.device) -> str | None:
     return None
+
+
+def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
+    return "backend 'torch' has no fused kernels"
 
 
 def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:

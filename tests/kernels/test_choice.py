@@ -31,10 +31,10 @@ def test_choice(mean_size, channels, kernel, expected, fmt):
     u = torch.empty(32, channels, 4, 4, device="meta").contiguous(memory_format=FORMATS[fmt])
     weight = torch.empty(8, 2 * channels, kernel, kernel, device="meta")
     expected = expected if isinstance(expected, str) else expected[fmt]
-    assert algorithms.choose(torch_ops, "auto", CONV, u, weight, 32 // mean_size) == expected
+    assert algorithms.choose(torch_ops, "auto", "forward", CONV, u, weight, 32 // mean_size) == expected
 
 
 def test_an_explicit_choice_is_taken():
     u, weight = torch.empty(4, 2, 3, 3, device="meta"), torch.empty(2, 4, 3, 3, device="meta")
     for name in ("concat", "split", "centered"):
-        assert algorithms.choose(torch_ops, name, CONV, u, weight, 4) == name
+        assert algorithms.choose(torch_ops, name, "forward", CONV, u, weight, 4) == name

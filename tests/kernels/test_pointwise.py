@@ -9,11 +9,13 @@ from test_cpp import Guarded, needs_extension
 
 import interconv_kernels as ik
 from interconv_kernels._backends import cpp_ops
+from interconv_kernels.convolution import Conv
 from interconv_kernels.layout import flat, memory_format
 from interconv_kernels.sets import SetIndex
 
 pytestmark = needs_extension
 formats = pytest.mark.parametrize("fmt", FORMATS)
+CONV = Conv((1, 1), (0, 0), (1, 1))
 MASKS = list(itertools.product([False, True], repeat=3))
 # Channels that fill vectors, panels and blocks of the matrix product, and those that leave tails of all kinds.
 CHANNELS = [(1, 1), (3, 1), (1, 16), (16, 16), (23, 3), (3, 23), (64, 64), (33, 47), (137, 20), (16, 192), (192, 137)]
@@ -26,11 +28,11 @@ def index(lengths):
 
 
 def forward(case):
-    return cpp_ops.pointwise_forward(case.u, case.weight, case.bias, index(case.lengths))
+    return cpp_ops.fused_forward(CONV, case.u, case.weight, case.bias, index(case.lengths))
 
 
 def backward(case, g, need=(True, True, True)):
-    return cpp_ops.pointwise_backward(g, case.u, case.weight, index(case.lengths), need)
+    return cpp_ops.fused_backward(CONV, g, case.u, case.weight, index(case.lengths), need)
 
 
 def everything(case, g):
@@ -144,7 +146,7 @@ def test_auto_uses_it(fmt, monkeypatch):
     """Forward and backward through the layer; every other algorithm and dtype keeps its path."""
     case, g = make([2, 1, 3], 5, 4, (9, 7), fmt)
     used = []
-    for name in ("pointwise_forward", "pointwise_backward"):
+    for name in ("fused_forward", "fused_backward"):
         real = getattr(cpp_ops, name)
         monkeypatch.setattr(cpp_ops, name, lambda *a, real=real, name=name: used.append(name) or real(*a))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -155,7 +157,7 @@ def test_auto_uses_it(fmt, monkeypatch):
     want = with_grads(oracle, case.to(torch.float64), g.double())
     for got, exact in zip(with_grads(layer, case, g), want, strict=True):
         assert worst(got, exact) < 1e-5
-    assert used == ["pointwise_forward", "pointwise_backward"]
+    assert used == ["fused_forward", "fused_backward"]
     layer(case, algorithm="split")
     layer(case, backend="torch")
     layer(case, stride=2)

@@ -241,7 +241,7 @@ def test_nothing_is_read_back_from_the_device(algorithm):
     assert y.shape == (8, 4, 9, 7)
     grads = algorithms.backward(torch_ops, algorithm, conv, y, u, weight, sets, (True, True, True))
     assert [x.shape for x in grads] == [u.shape, weight.shape, bias.shape]
-    assert algorithms.choose(torch_ops, "auto", conv, u, weight, sets.num_sets) in ("split", "centered")
+    assert algorithms.choose(torch_ops, "auto", "forward", conv, u, weight, sets.num_sets) in ("split", "centered")
 
 
 # --- 5. int64 addressing ----------------------------------------------------------------------------------------------

@@ -1,0 +1,276 @@
+"""The set operations as Triton kernels, over packed rows x [N, M] (a sample flattened in the order of its memory).
+
+Names: p_ pointer, i_ index, m_ mask; M columns; set b holds the rows lo ... hi-1; ACC is the dtype of sums. Offsets
+into rows are int64: the row stride is made int64 before any loop. A program owns BLOCK columns of one set or of one
+row; programs are ordered set by set, so a set's rows stay in the cache while they are needed.
+"""
+
+import triton
+import triton.language as tl
+
+# Rows are summed in pieces counted from the set's own first row, then piece by piece: the same bits whether the pieces
+# are summed by one program or by many, and wherever in the batch the set is.
+PIECE = tl.constexpr(64)
+
+
+@triton.jit
+def set_borders(p_offsets, i_set):
+    return tl.load(p_offsets + i_set), tl.load(p_offsets + i_set + 1)
+
+
+@triton.jit
+def column_block(M, BLOCK: tl.constexpr):
+    """(index of the row or set, first column as int64, mask) of this program; M > 0."""
+    blocks = tl.cdiv(M, BLOCK)
+    i_row = tl.program_id(0) // blocks
+    first = tl.cast(tl.program_id(0) % blocks, tl.int64) * BLOCK
+    return i_row, first, tl.arange(0, BLOCK) < M - first
+
+
+@triton.jit
+def sum_rows(p_x, lo, hi, stride, mask, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK], the sum of the rows lo ... hi-1 of one piece; p_x [BLOCK] points to row 0."""
+    total = tl.zeros([BLOCK], ACC)
+    for i in tl.range(lo, hi, loop_unroll_factor=4):
+        total += tl.load(p_x + i * stride, mask=mask, other=0.0).to(ACC)
+    return total
+
+
+@triton.jit
+def sum_set(p_x, lo, hi, stride, mask, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK], the sum of the rows lo ... hi-1, piece by piece."""
+    total = tl.zeros([BLOCK], ACC)
+    for start in range(lo, hi, PIECE):
+        total += sum_rows(p_x, start, tl.minimum(start + PIECE, hi), stride, mask, ACC, BLOCK)
+    return total
+
+
+@triton.jit
+def divide(x, size):
+    """x / max(size, 1), correctly rounded."""
+    size = tl.maximum(size, 1).to(x.dtype)
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, tl.zeros_like(x) + size)
+    return x / size
+
+
+@triton.jit
+def activate(x, slope, ACTIVATION: tl.constexpr):
+    """The activation of x in float32 (or float64); `slope`, of leaky_relu and prelu, broadcasts against x."""
+    if ACTIVATION == "relu":
+        x = tl.where(x < 0, 0.0, x)  # and NaN stays NaN
+    elif ACTIVATION == "leaky_relu" or ACTIVATION == "prelu":
+        x = tl.where(x < 0, x * slope, x)
+    elif ACTIVATION == "gelu":
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    elif ACTIVATION == "silu":
+        x = x / (1.0 + tl.exp(-x))
+    else:
+        tl.static_assert(ACTIVATION == "none", "unknown activation")
+    return x
+
+
+# --- 1. set reduction -------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def full_piece_kernel(p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """Stage 1, for batches with room for a long set: pieces[q] [M] = the sum of the full piece that starts among the
+    rows 64q ... 64q + 63, if one does.
+
+    Full pieces are 64 rows each and disjoint, so at most one starts in each such window: which piece belongs to which
+    slot follows from the offsets, and the launch from N alone.
+    """
+    i_slot, first, mask = column_block(M, BLOCK)
+    rows = i_slot * PIECE + tl.arange(0, PIECE)
+    ids = tl.load(p_ids + rows, mask=rows < num_rows, other=0)
+    lo, hi = tl.load(p_offsets + ids), tl.load(p_offsets + ids + 1)
+    starts = (rows < num_rows) & ((rows - lo) % PIECE == 0) & (rows + PIECE <= hi)
+    start = tl.max(tl.where(starts, rows, -1), 0)
+    if start >= 0:
+        p_row = p_x + first + tl.arange(0, BLOCK)
+        stride = tl.cast(M, tl.int64)
+        total = sum_rows(p_row, start, start + PIECE, stride, mask, ACC, BLOCK)
+        tl.store(p_pieces + i_slot * stride + first + tl.arange(0, BLOCK), total, mask=mask)
+
+
+@triton.jit
+def set_reduce_kernel(
+    p_x,
+    p_offsets,
+    p_pieces,
+    p_out,
+    M,
+    MEAN: tl.constexpr,
+    HAS_PIECES: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set. With HAS_PIECES the full pieces are read
+    as stage 1 summed them."""
+    i_set, first, mask = column_block(M, BLOCK)
+    lo, hi = set_borders(p_offsets, i_set)
+    stride = tl.cast(M, tl.int64)
+    p_row = p_x + first + tl.arange(0, BLOCK)
+    if HAS_PIECES:
+        p_piece = p_pieces + first + tl.arange(0, BLOCK)
+        total = tl.zeros([BLOCK], ACC)
+        tail = lo + (hi - lo) // PIECE * PIECE
+        for start in range(lo, tail, PIECE):
+            total += tl.load(p_piece + start // PIECE * stride, mask=mask, other=0.0)
+        total += sum_rows(p_row, tail, hi, stride, mask, ACC, BLOCK)
+    else:
+        total = sum_set(p_row, lo, hi, stride, mask, ACC, BLOCK)
+    if MEAN:
+        total = divide(total, hi - lo)
+    p_out += i_set * stride + first + tl.arange(0, BLOCK)
+    tl.store(p_out, total.to(p_out.dtype.element_ty), mask=mask)
+
+
+# --- 2. concat construction -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def concat_columns(first, inner, SPREAD: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the columns of u's row go in concat's row (own half): with SPREAD, runs of `inner` are `inner` apart."""
+    columns = first + tl.arange(0, BLOCK)
+    if SPREAD:
+        columns += columns // inner * inner
+    return columns
+
+
+@triton.jit
+def concat_kernel(p_u, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """out[i] = [u_i | s] for the set's rows, where s is their mean. u is read once.
+
+    NCHW: a row of out is u's row, then s's. channels_last (SPREAD): the two alternate, `inner` = C columns each.
+    """
+    i_set, first, mask = column_block(M, BLOCK)
+    lo, hi = set_borders(p_offsets, i_set)
+    stride = tl.cast(M, tl.int64)
+    p_row = p_u + first + tl.arange(0, BLOCK)
+    p_own = p_out + concat_columns(first, inner, SPREAD, BLOCK)
+    total = tl.zeros([BLOCK], ACC)
+    for start in range(lo, hi, PIECE):
+        piece = tl.zeros([BLOCK], ACC)
+        for i in tl.range(start, tl.minimum(start + PIECE, hi), loop_unroll_factor=4):
+            u = tl.load(p_row + i * stride, mask=mask, other=0.0)
+            tl.store(p_own + i * (2 * stride), u, mask=mask)
+            piece += u.to(ACC)
+        total += piece
+    s = divide(total, hi - lo).to(p_out.dtype.element_ty)
+    for i in tl.range(lo, hi, loop_unroll_factor=4):
+        tl.store(p_own + i * (2 * stride) + inner, s, mask=mask)
+
+
+@triton.jit
+def concat_backward_kernel(
+    p_g, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The adjoint: out_i = g_own_i + (sum of g_set over the set) / K. g [N, 2M], out [N, M]."""
+    i_set, first, mask = column_block(M, BLOCK)
+    lo, hi = set_borders(p_offsets, i_set)
+    stride = tl.cast(M, tl.int64)
+    p_own = p_g + concat_columns(first, inner, SPREAD, BLOCK)
+    mean = divide(sum_set(p_own + inner, lo, hi, 2 * stride, mask, ACC, BLOCK), hi - lo)
+    p_row = p_out + first + tl.arange(0, BLOCK)
+    for i in tl.range(lo, hi, loop_unroll_factor=4):
+        g = tl.load(p_own + i * (2 * stride), mask=mask, other=0.0).to(ACC)
+        tl.store(p_row + i * stride, (g + mean).to(p_out.dtype.element_ty), mask=mask)
+
+
+# --- 3. centring, its inverse, per-set add ----------------------------------------------------------------------------
+
+
+@triton.jit
+def center_kernel(p_x, p_offsets, p_mean, p_dev, M, FROM_MEAN: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """mean[b] and, for each row but the set's last, dev = x_i - x_last, in one pass; or dev = x_i - mean, in two."""
+    i_set, first, mask = column_block(M, BLOCK)
+    lo, hi = set_borders(p_offsets, i_set)
+    stride = tl.cast(M, tl.int64)
+    columns = first + tl.arange(0, BLOCK)
+    p_row = p_x + columns
+    p_own = p_dev + columns - i_set * stride  # one row fewer for each set before this one
+    if FROM_MEAN:
+        mean = divide(sum_set(p_row, lo, hi, stride, mask, ACC, BLOCK), hi - lo)
+        origin = mean.to(p_mean.dtype.element_ty).to(ACC)
+        for i in tl.range(lo, hi - 1, loop_unroll_factor=4):
+            dev = tl.load(p_row + i * stride, mask=mask, other=0.0).to(ACC) - origin
+            tl.store(p_own + i * stride, dev.to(p_dev.dtype.element_ty), mask=mask)
+    else:
+        origin = tl.load(p_row + (hi - 1) * stride, mask=mask, other=0.0).to(ACC)
+        total = tl.zeros([BLOCK], ACC)
+        for start in range(lo, hi, PIECE):
+            piece = tl.zeros([BLOCK], ACC)
+            end = tl.minimum(start + PIECE, hi)
+            for i in tl.range(start, tl.minimum(end, hi - 1), loop_unroll_factor=4):
+                x = tl.load(p_row + i * stride, mask=mask, other=0.0).to(ACC)
+                tl.store(p_own + i * stride, (x - origin).to(p_dev.dtype.element_ty), mask=mask)
+                piece += x
+            total += tl.where(end == hi, piece + origin, piece)
+        mean = divide(total, hi - lo)
+    tl.store(p_mean + i_set * stride + columns, mean.to(p_mean.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    """What center made its mean and differences (from the last row) of: x_last = mean - sum(dev) / K, x_i = x_last +
+    dev_i."""
+    i_set, first, mask = column_block(M, BLOCK)
+    lo, hi = set_borders(p_offsets, i_set)
+    stride = tl.cast(M, tl.int64)
+    columns = first + tl.arange(0, BLOCK)
+    p_own = p_dev + columns - i_set * stride
+    p_row = p_out + columns
+    mean = tl.load(p_mean + i_set * stride + columns, mask=mask, other=0.0).to(ACC)
+    last = (mean - divide(sum_set(p_own, lo, hi - 1, stride, mask, ACC, BLOCK), hi - lo)).to(p_out.dtype.element_ty)
+    tl.store(p_row + (hi - 1) * stride, last, mask=mask)
+    for i in tl.range(lo, hi - 1, loop_unroll_factor=4):
+        x = tl.load(p_own + i * stride, mask=mask, other=0.0).to(ACC) + last.to(ACC)
+        tl.store(p_row + i * stride, x.to(p_out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def set_add_kernel(
+    p_y,
+    p_t,
+    p_bias,
+    p_slope,
+    p_offsets,
+    p_ids,
+    p_out,
+    first_row,
+    M,
+    inner,
+    C,
+    slope_step,
+    HAS_Y: tl.constexpr,
+    MEAN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out_i = act(y_i + t_b(i) / K + bias), each part where it is there. p_y and p_out begin at row first_row.
+
+    Column m is of channel m // inner % C: `inner` is H W in NCHW and 1 in channels_last. p_slope [C] (slope_step 1) or
+    [1] (0) holds the slopes of leaky_relu and prelu.
+    """
+    i_row, first, mask = column_block(M, BLOCK)
+    i_set = tl.load(p_ids + first_row + i_row)
+    stride = tl.cast(M, tl.int64)
+    columns = first + tl.arange(0, BLOCK)
+    x = tl.load(p_t + i_set * stride + columns, mask=mask, other=0.0).to(ACC)
+    if MEAN:
+        lo, hi = set_borders(p_offsets, i_set)
+        x = divide(x, hi - lo)
+    if HAS_Y:
+        x += tl.load(p_y + i_row * stride + columns, mask=mask, other=0.0).to(ACC)
+    channel = (columns // inner % C).to(tl.int32)
+    if HAS_BIAS:
+        x += tl.load(p_bias + channel, mask=mask, other=0.0).to(ACC)
+    slope = x
+    if ACTIVATION == "leaky_relu" or ACTIVATION == "prelu":
+        slope = tl.load(p_slope + channel * slope_step, mask=mask, other=0.0).to(ACC)
+    x = activate(x, slope, ACTIVATION)
+    tl.store(p_out + i_row * stride + columns, x.to(p_out.dtype.element_ty), mask=mask)

@@ -1,0 +1,132 @@
+"""The set operations: the launches of set_kernels.py. Contracts: interconv_kernels/ops.py; inputs are dense."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ...activation import NONE, Activation
+from ...layout import empty_rows, flat, memory_format
+from ...sets import SetIndex
+from . import set_kernels
+from .configs import SET_BLOCK_BYTES, SET_WARPS
+
+HAS_EPILOGUE = True  # set_add takes a bias and an activation
+PIECE = set_kernels.PIECE.value
+
+
+def _launch(kernel: Any, rows: int, x: Tensor, *arguments: Any, **constants: Any) -> None:
+    """One program for each block of columns of each row (or set) of x [*, M]."""
+    block = SET_BLOCK_BYTES // x.element_size()
+    grid = (rows * -(-x.shape[1] // block),)
+    if grid[0] == 0:
+        return
+    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    with torch.cuda.device_of(x):
+        # Products and sums stay apart, as in the other backends.
+        kernel[grid](*arguments, **constants, ACC=acc, BLOCK=block, num_warps=SET_WARPS, enable_fp_fusion=False)
+
+
+def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
+    fmt = memory_format(x)
+    out = empty_rows(x, sets.num_sets)
+    rows, out_rows = flat(x, fmt), flat(out, fmt)
+    columns = rows.shape[1]
+    pieces = None
+    if sets.num_rows > PIECE:  # else no set is longer than a piece
+        slots = -(-sets.num_rows // PIECE)
+        acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+        pieces = torch.empty(slots, columns, dtype=acc, device=x.device)
+        sources = (rows, sets.offsets, sets.set_ids)
+        _launch(set_kernels.full_piece_kernel, slots, rows, *sources, pieces, sets.num_rows, columns)
+    arguments = (rows, sets.offsets, pieces, out_rows, columns)
+    _launch(set_kernels.set_reduce_kernel, sets.num_sets, rows, *arguments, MEAN=mean, HAS_PIECES=pieces is not None)
+    return out
+
+
+def set_add(
+    y: Tensor | None,
+    t: Tensor,
+    sets: SetIndex,
+    mean: bool,
+    out: Tensor | None = None,
+    block: tuple[int, int] | None = None,
+    bias: Tensor | None = None,
+    activation: Activation = NONE,
+) -> Tensor:
+    """act(y_i + t_b(i) + bias), t divided by K where `mean`. `out` may be `y`. With block = (lo, hi), `y` and `out`
+    hold the samples lo ... hi-1 alone."""
+    lo, hi = block or (0, sets.num_rows)
+    fmt = memory_format(t if y is None else y)
+    if out is None:
+        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    out_rows = flat(out, fmt)
+    _launch(
+        set_kernels.set_add_kernel,
+        hi - lo,
+        out_rows,
+        None if y is None else flat(y, fmt),
+        flat(t, fmt),
+        bias,
+        activation.slope,
+        sets.offsets,
+        sets.set_ids,
+        out_rows,
+        lo,
+        out_rows.shape[1],
+        1 if fmt == torch.channels_last else math.prod(out.shape[2:]),
+        out.shape[1],
+        activation.slope_step,
+        HAS_Y=y is not None,
+        MEAN=mean,
+        HAS_BIAS=bias is not None,
+        ACTIVATION=activation.name,
+    )
+    return out
+
+
+def concat_set_mean(u: Tensor, sets: SetIndex) -> Tensor:
+    fmt = memory_format(u)
+    out = empty_rows(u, u.shape[0], 2 * u.shape[1])
+    rows = flat(u, fmt)
+    arguments = (rows, sets.offsets, flat(out, fmt), rows.shape[1])
+    _launch(set_kernels.concat_kernel, sets.num_sets, rows, *arguments, **_interleave(u, fmt))
+    return out
+
+
+def concat_set_mean_backward(g: Tensor, sets: SetIndex) -> Tensor:
+    fmt = memory_format(g)
+    out = empty_rows(g, g.shape[0], g.shape[1] // 2)
+    rows = flat(out, fmt)
+    arguments = (flat(g, fmt), sets.offsets, rows, rows.shape[1])
+    _launch(set_kernels.concat_backward_kernel, sets.num_sets, rows, *arguments, **_interleave(out, fmt))
+    return out
+
+
+def _interleave(u: Tensor, fmt: torch.memory_format) -> dict[str, Any]:
+    """How concat's row holds u's row: C columns at a time in channels_last, else whole."""
+    spread = fmt == torch.channels_last
+    return {"inner": u.shape[1] if spread else math.prod(u.shape[1:]), "SPREAD": spread}
+
+
+def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
+    fmt = memory_format(x)
+    mean, dev = empty_rows(x, sets.num_sets), empty_rows(x, sets.num_rows - sets.num_sets)
+    rows = flat(x, fmt)
+    arguments = (rows, sets.offsets, flat(mean, fmt), flat(dev, fmt), rows.shape[1])
+    _launch(set_kernels.center_kernel, sets.num_sets, rows, *arguments, FROM_MEAN=from_mean)
+    return mean, dev
+
+
+def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = None) -> Tensor:
+    fmt = memory_format(mean)
+    if out is None:
+        out = empty_rows(mean, sets.num_rows)
+    rows = flat(mean, fmt)
+    arguments = (rows, flat(dev, fmt), sets.offsets, flat(out, fmt), rows.shape[1])
+    _launch(set_kernels.uncenter_kernel, sets.num_sets, rows, *arguments)
+    return out
