@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the two
 
 .PHONY: help test lint format demo bench lock clean
 
@@ -16,8 +18,11 @@ $(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-test: $(READY) ## the tests (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: $(READY) ## the tests, then those of the Triton kernels in its interpreter (ARGS="-k name" for some of them)
+	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS) $(IF_ANY)
+ifeq ($(shell uname), Linux)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
+endif
 
 lint: $(READY) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from .functional import concat_set_mean, interconv2d, set_mean
 from .modules import InterConv2d, SetModel, use_sets
 from .sets import Sets
 from .surgery import append_interconv, replace_with_interconv
+from .tuning import tune
 
 __version__ = "0.1.0"
 
@@ -20,5 +21,6 @@ __all__ = [
     "reference",
     "replace_with_interconv",
     "set_mean",
+    "tune",
     "use_sets",
 ]

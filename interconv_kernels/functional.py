@@ -64,7 +64,7 @@ def interconv2d(
     elif u.dim() == 5:
         dense_shape = (u.shape[0], u.shape[1])
         u, sets = _from_dense(u, sets)
-    u, weight, bias = _autocast(u, weight, bias)
+    u, weight, bias = cast_for_autocast(u, weight, bias)
     _check_tensors(u, weight, bias)
     conv = _conv(u, weight, stride, padding, dilation)
     if algorithm not in algorithms.NAMES:
@@ -152,7 +152,7 @@ def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:
     return u.values(), offsets, made
 
 
-def _autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def cast_for_autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The layer runs in autocast's low precision, as nn.Conv2d does (float64 excepted)."""
     kind = u.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):

@@ -198,6 +198,7 @@ def interconv2d_activated(
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
+    bias, slope = (None if x is None else x.contiguous() for x in (bias, slope))  # a gradient's may be expanded
     sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
     algorithm = algorithms.choose(set_ops, algorithm, "forward", conv, u, weight, sets.num_sets)
     return algorithms.forward(set_ops, algorithm, conv, u, weight, bias, sets, Activation(activation, slope))

@@ -174,7 +174,7 @@ def fused_forward(
     _ops.pointwise_forward(
         flat(u, fmt),
         weight.flatten(1),
-        None if bias is None else bias.contiguous().unsqueeze(0),
+        None if bias is None else bias.unsqueeze(0),
         sets.offsets,
         sets.set_ids,
         fmt == torch.channels_last,

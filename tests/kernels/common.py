@@ -1,5 +1,6 @@
 """What the kernel tests share: a case, the layer's gradients, and the oracle's."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ RAGGED = {
 }
 
 
+# A process with TRITON_INTERPRET=1 is there for backend "triton" (see the Makefile): the interpreter is slow.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BACKENDS = ("triton",) if INTERPRETED else ("torch", "cpp")
 BACKEND = "auto"  # what `layer` runs on: set by tests that go over the backends
 
 

@@ -16,7 +16,7 @@ from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
 
-@pytest.fixture(params=["torch", "cpp"])
+@pytest.fixture(params=common.BACKENDS)
 def backend(request, monkeypatch):
     reason = _BACKENDS[request.param].can_run(torch.device("cpu"))
     if reason is not None:

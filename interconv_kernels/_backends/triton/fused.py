@@ -7,7 +7,7 @@ The kernels are channels_last; input in NCHW is turned, and the result turned ba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from ...convolution import Conv
 from ...layout import sum_pixels
 from ...sets import SetIndex
 from . import conv_kernels, interpreted, tuned
-from .configs import POINTWISE_SET_BYTES, TMA_TILE, WGRAD_PROGRAMS, Tile, pick
+from .configs import POINTWISE_SET_BYTES, TMA_TILE, WGRAD_PROGRAMS, Tile, pick, suiting
 from .set_ops import set_reduce
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -72,6 +72,28 @@ def fused_backward(
     if need[2]:
         grad_bias = sum_pixels(g_sum)
     return grad_u, grad_weight, grad_bias
+
+
+def candidates(
+    direction: str, conv: Conv, u: Tensor, weight: Tensor, fastest: Callable[[], tuned.Record]
+) -> Iterator[tuple[str, tuned.Record]]:
+    """What `ik.tune` measures for a layer, each with its name: the vendor's convolution, then the fused kernels by
+    their tiles; backward first those of grad_u, then, with the fastest of them, those of grad_W."""
+    yield "vendor", {"algorithm": "vendor", "tiles": {}}
+    out_channels, channels = weight.shape[0], u.shape[1]
+    rows_in, rows_out = (channels, out_channels) if direction == "forward" else (out_channels, channels)
+    kernels = ["conv"]
+    if conv.stride == (1, 1):
+        kernels += ["conv_tma"] * has_tma(u)
+        kernels += ["pointwise"] * (weight.shape[2:] == (1, 1) and conv.padding == (0, 0))
+    for kernel in kernels:
+        for tile in suiting(kernel, u.dtype, rows_in, rows_out):
+            if tile.kernel != "conv_tma" or (tile.vectors and channels * u.element_size() % 16 == 0):
+                yield tile.name, {"algorithm": "fused", "tiles": {"conv": tile.name}}
+    if direction == "backward" and fastest()["algorithm"] == "fused":
+        best = fastest()["tiles"]
+        for tile in suiting("wgrad", u.dtype, channels, out_channels):
+            yield f"{best['conv']} {tile.name}", {"algorithm": "fused", "tiles": {**best, "wgrad": tile.name}}
 
 
 class Walk(NamedTuple):
@@ -169,8 +191,9 @@ def _convolve(
     """y = act(conv(x; weight) + t of its set + bias), on the pixels of one walk; x, t and y channels_last."""
     (taps_h, taps_w, channels, out_channels), (height, width) = weight.shape, x.shape[2:]
     weight = weight.contiguous().to(x.dtype)
-    if tile is None or tile.kernel == "pointwise":
-        tile = pick("conv_tma" if _can_tma(x, walk, y) else "conv", x.dtype, channels, out_channels)
+    if tile is None or tile.kernel == "pointwise" or (tile.kernel == "conv_tma" and not fits_tma(x, walk, y)):
+        kernel = "conv_tma" if has_tma(x) and fits_tma(x, walk, y) else "conv"
+        tile = pick(kernel, x.dtype, channels, out_channels)
     constants = {
         "C": channels,
         "CO": out_channels,
@@ -191,7 +214,7 @@ def _convolve(
     column_tiles = -(-out_channels // tile.bn)
     epilogue = (t, set_ids, bias, activation.slope)
     with torch.cuda.device_of(x):
-        if tile.kernel == "conv_tma" and taps_h * taps_w:
+        if tile.kernel == "conv_tma":
             bh, bw = TMA_TILE
             tiles = x.shape[0] * -(-walk.grid[0] // bh) * -(-walk.grid[1] // bw)
             conv_kernels.conv_tma_kernel[(tiles * column_tiles,)](
@@ -236,17 +259,18 @@ def _tiles(x: Tensor, shape: tuple[int, ...], block: list[int]) -> TensorDescrip
     return TensorDescriptor(x, list(shape), strides, block)
 
 
-def _can_tma(x: Tensor, walk: Walk, y: Tensor) -> bool:
-    """Bulk copies: NVIDIA sm_90 and later, stride 1, and rows of a multiple of 16 bytes."""
+def has_tma(x: Tensor) -> bool:
+    """Whether bulk copies of tensor tiles are to be used: NVIDIA sm_90 and later, and not for float32 without TF32,
+    whose products are the bound."""
     if interpreted() or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (9, 0):
         return False
-    return fits_tma(x, walk, y) and not (x.dtype == torch.float32 and precision(x) == "ieee")
+    return x.dtype != torch.float32 or precision(x) == "tf32"
 
 
 def fits_tma(x: Tensor, walk: Walk, y: Tensor) -> bool:
-    """Whether shapes and strides allow tensor descriptors."""
-    in_bytes, out_bytes = x.shape[1] * x.element_size(), y.shape[1] * min(x.element_size(), y.element_size())
-    return walk.in_step == walk.out_step == (1, 1) and in_bytes % 16 == 0 and out_bytes % 16 == 0
+    """Whether tensor descriptors can describe it: stride 1, every output pixel, rows of a multiple of 16 bytes."""
+    filled = all(count * x.element_size() % 16 == 0 for count in (x.shape[1], y.shape[1]))
+    return walk.in_step == walk.out_step == (1, 1) and filled
 
 
 def _pointwise(

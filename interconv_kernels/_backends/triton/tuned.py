@@ -10,6 +10,8 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from torch import Tensor
 from ...convolution import Conv
 from .configs import TILES, Tile
 
-Table = dict[str, dict[str, Any]]  # {"device | triton version": {layer key: record}}
+Record = dict[str, Any]
+Table = dict[str, dict[str, Record]]  # {"device | triton version": {layer key: record}}
 
 
 def path() -> Path:
@@ -42,7 +45,7 @@ def table() -> Table:
     return content
 
 
-def save(device: torch.device, records: dict[str, Any]) -> None:
+def save(device: torch.device, records: dict[str, Record]) -> None:
     """Adds records of layers to the file, which is replaced at once, never half written."""
     content = table()
     content.setdefault(machine(device), {}).update(records)
@@ -74,7 +77,7 @@ def layer_key(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> str:
     )
 
 
-def record(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, Any] | None:
+def record(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> Record | None:
     """What was measured fastest for this layer here: {"algorithm", "tiles", "milliseconds"}, or None."""
     here = table().get(machine(u.device))
     return None if not here else here.get(layer_key(direction, conv, u, weight))
@@ -85,6 +88,21 @@ def tile(kernel: str, direction: str, conv: Conv, u: Tensor, weight: Tensor) -> 
     found = record(direction, conv, u, weight)
     name = found and found["tiles"].get(kernel)
     return next((row for row in TILES if row.name == name), None)
+
+
+@contextmanager
+def trying(device: torch.device, key: str, candidate: Record) -> Iterator[None]:
+    """Within it, the layers of that key run as `candidate` says."""
+    here = table().setdefault(machine(device), {})
+    before = here.get(key)
+    here[key] = candidate
+    try:
+        yield
+    finally:
+        if before is None:
+            del here[key]
+        else:
+            here[key] = before
 
 
 def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:

@@ -1,0 +1,300 @@
+"""The Triton kernels one by one, in the interpreter: every shipped tile, memory around the tensors, addresses over
+2^31, long sets, and what `ik.tune` keeps."""
+
+import json
+import math
+
+import pytest
+import torch
+from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
+
+import interconv_kernels as ik
+from interconv_kernels import tuning
+from interconv_kernels._backends import triton as backend
+from interconv_kernels._backends.triton import configs, fused, set_kernels, set_ops, tuned
+from interconv_kernels.convolution import Conv
+from interconv_kernels.sets import SetIndex
+
+DTYPES = {16: (torch.bfloat16, torch.float16), 32: (torch.float32,)}
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", configs.TILES, ids=lambda tile: tile.name)
+def test_every_tile(tile, monkeypatch):
+    """More rows, columns and depth than the tile holds, and not multiples of it."""
+
+    def forced(kernel, *layer):
+        return tile if (kernel == "wgrad") == (tile.kernel == "wgrad") else None
+
+    monkeypatch.setattr(tuned, "tile", forced)
+    kernel = 1 if tile.kernel == "pointwise" else 3
+    channels, out_channels = (40, tile.bn + 8) if tile.vectors else (13, tile.bn + 5)
+    if tile.bn == 128:
+        channels = 16  # the interpreter's time
+    for dtype in DTYPES[tile.bits]:
+        check(make_case([2, 1], channels, out_channels, (9, 10), kernel, dtype, "channels_last"))
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("kernel", ["conv", "conv_tma", "wgrad", "pointwise"])
+@pytest.mark.parametrize("channels", [1, 3, 16, 23, 64, 96, 128, 137, 200, 400])
+def test_tiles_pad_little(kernel, bits, channels):
+    dtype = DTYPES[bits][0]
+    if kernel == "conv_tma" and channels * bits % 128:
+        return  # it never serves these
+    tile = configs.pick(kernel, dtype, channels, channels)
+    padded = math.ceil(channels / tile.bn) * tile.bn
+    assert padded <= 1.4 * channels or padded == 32
+    assert 2 * padded >= channels
+
+
+def test_vector_tiles_only_where_rows_fill_vectors():
+    for channels, bits, expected in ((64, 16, True), (8, 16, True), (4, 16, False), (137, 16, False)):
+        tiles = configs.suiting("conv", DTYPES[bits][0], channels, 64)
+        assert tiles
+        assert {tile.vectors for tile in tiles} == {expected}
+    assert configs.suiting("conv", torch.float32, 23, 23)
+
+
+# --- memory around the tensors ----------------------------------------------------------------------------------------
+
+ZONE = 5000  # elements: more than any block
+
+
+class Guards:
+    """Tensors between two zones of NaN. A kernel that reads a zone spoils its result, one that writes there is seen."""
+
+    def __init__(self):
+        self.buffers = []
+
+    def __call__(self, *shape, dtype=torch.float32, device=None, memory_format=torch.contiguous_format):
+        shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        buffer = real_full((math.prod(shape) + 2 * ZONE,), math.nan, dtype=dtype)
+        self.buffers.append(buffer)
+        inner = buffer[ZONE : len(buffer) - ZONE]
+        if memory_format == torch.channels_last:
+            n, c, h, w = shape
+            return inner.view(n, h, w, c).permute(0, 3, 1, 2)
+        return inner.view(shape)
+
+    def copy(self, x, memory_format=torch.contiguous_format):
+        return None if x is None else self(*x.shape, dtype=x.dtype, memory_format=memory_format).copy_(x)
+
+    def check(self):
+        assert self.buffers
+        for buffer in self.buffers:
+            assert buffer[:ZONE].isnan().all()
+            assert buffer[len(buffer) - ZONE :].isnan().all()
+
+
+real_full = torch.full
+
+
+@pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("algorithm", ["fused", "centered", "split", "concat"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_nothing_around_the_tensors_is_touched(fmt, algorithm, kernel, monkeypatch):
+    guards = Guards()
+    case = make_case([3, 1, 2], 5, 7, (5, 6), kernel, torch.float32)
+    g = torch.randn(6, 7, 5, 6)
+    want = with_grads(oracle, case.to(torch.float64), g)
+    case.u, case.weight = guards.copy(case.u, fmt), guards.copy(case.weight)
+    case.bias, g = guards.copy(case.bias), guards.copy(g, fmt)
+    monkeypatch.setattr(torch, "empty", guards)
+    monkeypatch.setattr(
+        torch,
+        "empty_like",
+        lambda x, **more: guards(*x.shape, dtype=x.dtype, memory_format=more.get("memory_format", fmt)),
+    )
+    got = with_grads(lambda c: layer(c, algorithm), case, g)
+    assert all(worst(a, b) < 2e-6 for a, b in zip(got, want, strict=True))
+    guards.check()
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def huge(monkeypatch):
+    """Memory is taken but not written, so that gigabytes of it cost nothing."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+
+
+def test_set_kernels_address_over_two_to_the_31(huge):
+    """One program of each kernel, on rows 1100 and 1101 of 2^21 values."""
+    rows, columns = 1102, 2**21
+    x = torch.empty(rows, columns, dtype=torch.bfloat16)
+    x[1100, :1024], x[1101, :1024] = 3.0, 5.0
+    offsets = torch.tensor([1100, 1102], dtype=torch.int32)
+    out = torch.empty(rows, columns, dtype=torch.bfloat16)
+    constants = {"ACC": set_kernels.tl.float32, "BLOCK": 1024}
+
+    set_kernels.set_reduce_kernel[(1,)](x, offsets, None, out, columns, MEAN=True, HAS_PIECES=False, **constants)
+    assert (out[0, :1024] == 4).all()
+    mean = torch.empty(1, columns, dtype=torch.bfloat16)
+    set_kernels.center_kernel[(1,)](x, offsets, mean, out, columns, FROM_MEAN=False, **constants)
+    assert (mean[0, :1024] == 4).all()
+    assert (out[1100, :1024] == -2).all()
+    set_kernels.uncenter_kernel[(1,)](mean, out, offsets, x, columns, **constants)
+    assert (x[1100, :1024] == 3).all()
+    assert (x[1101, :1024] == 5).all()
+    offsets[:] = torch.tensor([540, 542])
+    x[540, :1024], x[541, :1024] = 1.0, 2.0
+    wide = out.view(rows // 2, 2 * columns)  # row 541 ends past 2^31
+    set_kernels.concat_kernel[(1,)](x, offsets, wide, columns, columns, SPREAD=False, **constants)
+    assert (wide[541, :1024] == 2).all()
+    assert (wide[541, columns : columns + 1024] == 1.5).all()
+    set_kernels.concat_backward_kernel[(1,)](wide, offsets, x, columns, columns, SPREAD=False, **constants)
+    assert (x[541, :1024] == 3.5).all()
+
+
+def test_set_add_addresses_over_two_to_the_31(huge):
+    columns = 2**30 + 2**10
+    y, t = torch.empty(1, columns, dtype=torch.bfloat16), torch.empty(3, columns, dtype=torch.bfloat16)
+    y[0, :1024], t[2, :1024] = 2.0, 3.0
+    ids = torch.tensor([2], dtype=torch.int32)
+    arguments = (y, t, None, None, ids, ids, y, 0, columns, 1, 1, 0)
+    flags = {"HAS_Y": True, "MEAN": False, "HAS_BIAS": False, "ACTIVATION": "none"}
+    set_kernels.set_add_kernel[(1,)](*arguments, **flags, ACC=set_kernels.tl.float32, BLOCK=1024)
+    assert (y[0, :1024] == 5).all()
+
+
+def test_convolution_addresses_over_two_to_the_31(huge):
+    """Images of 2^25 values: the tile's 128 rows are 128 images, and those from 64 on lie past 2^31."""
+    n, side = 70, 2**11
+    x = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    y = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    x[:, :, 0, 0] = torch.arange(n)[:, None].to(torch.bfloat16)
+    walk = fused.Walk((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
+    weight = torch.eye(8, dtype=torch.bfloat16).view(1, 1, 8, 8)
+    fused._convolve(x, walk, weight, y, None, None, None, ik.activation.NONE, configs.pick("conv", x.dtype, 8, 8))
+    assert torch.equal(y[:, :, 0, 0], x[:, :, 0, 0])
+
+
+# --- long sets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [[63], [64], [65], [128, 1], [1, 127, 64, 200, 3], [5, 64, 64, 2, 129]])
+@pytest.mark.parametrize("mean", [True, False])
+def test_set_reduce_of_long_sets(lengths, mean):
+    x = torch.randn(sum(lengths), 3, 2, 2)
+    sets = ik.Sets.from_lengths(lengths)
+    got = set_ops.set_reduce(x, SetIndex(sets.offsets, sets.set_ids), mean)
+    for b, part in enumerate(x.double().split(lengths)):
+        assert worst(got[b], part.mean(0) if mean else part.sum(0)) < 1e-6
+
+
+def test_pieces_give_the_bits_of_one_launch():
+    """A long set is summed alike whether stage 1 summed its pieces or not, wherever it lies."""
+    x = torch.randn(203, 5)
+    index = [torch.tensor(o, dtype=torch.int32) for o in ([0, 3, 203], [0] * 3 + [1] * 200)]
+    two_stages = set_ops.set_reduce(x, SetIndex(*index), mean=True)[1]
+    s = ik.concat_set_mean(x, [3, 200], backend="triton")[3, 5:]
+    assert torch.equal(two_stages, s)
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuned.table.cache_clear()
+    yield tmp_path / "interconv_kernels" / "tuned.json"
+    tuned.table.cache_clear()
+
+
+class Clock:
+    """Stands in for the stopwatch: runs the layer, and calls the tile named `fastest` the fastest."""
+
+    def __init__(self, fastest, monkeypatch):
+        self.fastest, self.tiles = fastest, []
+        real = tuned.tile
+        monkeypatch.setattr(tuned, "tile", lambda *a: self.see(real(*a)))
+        monkeypatch.setattr(tuning, "milliseconds", self.time)
+
+    def see(self, tile):
+        self.tiles.append(tile.name if tile else None)
+        return tile
+
+    def time(self, run, device):
+        self.tiles.clear()
+        run()
+        return 1.0 if self.fastest in self.tiles else 2.0
+
+
+def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch):
+    clock = Clock("conv-32-64x32x32-odd", monkeypatch)
+    model = ik.InterConv2d(4, 6, kernel_size=3)
+    u = torch.randn(3, 4, 6, 6)
+    found = ik.tune(model, u, [2, 1], lengths=[2, 1])
+    assert sorted(key.split()[0] for key in found) == ["backward", "forward"]
+    record = found["forward C4 Co6 k3x3 stride1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
+    assert record["algorithm"] == "fused"
+    assert record["tiles"] == {"conv": "conv-32-64x32x32-odd"}
+    assert record["milliseconds"]["vendor"] == 2.0
+    assert json.loads(cache.read_text()) == {tuned.machine(torch.device("cpu")): found}
+
+    tuned.table.cache_clear()  # as in a new process
+    clock.tiles.clear()
+    want = with_grads(oracle, make_case([2, 1], 4, 6, (6, 6), 3, torch.float64), torch.ones(3, 6, 6, 6))
+    case = make_case([2, 1], 4, 6, (6, 6), 3, torch.float64).to(torch.float32)
+    got = with_grads(lambda c: layer(c, "auto"), case, torch.ones(3, 6, 6, 6))
+    assert clock.tiles[0] == "conv-32-64x32x32-odd"
+    assert all(worst(a, b) < 1e-6 for a, b in zip(got, want, strict=True))
+    clock.tiles.clear()
+    layer(make_case([2, 1], 4, 7, (6, 6), 3, torch.float32), "auto")  # another layer: nobody measured
+    assert clock.tiles == []
+
+
+def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch):
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(len(tuned.table()[tuned.machine(device)])))
+    found = ik.tune(ik.InterConv2d(4, 6, kernel_size=1), torch.randn(3, 4, 4, 4), [2, 1])
+    assert {record["algorithm"] for record in found.values()} == {"vendor"}
+    assert {name for record in found.values() for name in record["milliseconds"]} > {
+        "vendor",
+        "pointwise-32-64x32x32-odd",
+    }
+
+
+def test_a_tile_that_does_not_fit_is_left_out(cache, monkeypatch):
+    times = iter([3.0, None] + [5.0] * 50)
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: next(times))
+    found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1])
+    forward = next(record for key, record in found.items() if key.startswith("forward"))
+    assert forward["algorithm"] == "vendor"
+    assert len(forward["milliseconds"]) == 2  # vendor and one tile of two
+
+
+def test_keys_hold_no_batch(cache):
+    def key(n, size, dtype=torch.bfloat16):
+        u, weight = torch.empty(n, 4, *size, dtype=dtype), torch.empty(6, 8, 3, 3, dtype=dtype)
+        return tuned.layer_key("forward", Conv((1, 1), (1, 1), (1, 1)), u, weight)
+
+    assert key(1, (64, 64)) == key(9, (64, 64)) == key(9, (60, 70))
+    assert key(1, (64, 64)) != key(1, (128, 64)) != key(1, (128, 64), torch.float16)
+
+
+def test_a_spoiled_file_says_what_to_do(cache):
+    cache.parent.mkdir(parents=True)
+    cache.write_text('{"half')
+    with pytest.raises(ValueError, match=r"tuned\.json is not JSON .*delete it or tune anew"):
+        tuned.table()
+
+
+def test_nothing_to_tune(cache, monkeypatch):
+    with pytest.raises(ValueError, match="called no InterConv2d"):
+        ik.tune(torch.nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="nothing to tune on cpu: it runs on GPUs"):
+        ik.tune(ik.InterConv2d(1), torch.ones(1, 1, 2, 2), [1])
+
+
+def test_it_says_when_it_cannot_run(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert "TRITON_INTERPRET=1" in backend.can_run(torch.device("cpu"))
+    assert "not on meta" in backend.can_run(torch.device("meta"))
+    with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
+        layer(make_case([1], dtype=torch.float32))
