@@ -1,8 +1,8 @@
-"""Triton kernels compiled for GPUs that are not here, by the launches themselves.
+"""Triton kernels compiled for GPUs that are not here, as the launchers launch them.
 
-`launches` runs code that launches kernels, on meta tensors (shapes without memory) and under a driver that names a GPU.
-Each launch compiles what it would have run there, with triton's own choice of specialisation and options, and is
-recorded instead of run. So what is examined is what the launchers launch; there is no second list of their arguments.
+`record` runs code that launches kernels, on meta tensors (shapes without memory), and keeps each launch instead of
+making it; `compile_for` compiles a recorded launch as triton would on that GPU. So what is examined is what the
+launchers launch: there is no second list of their arguments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
+
+from interconv_kernels.sets import SetIndex
 
 META = torch.device("meta")
 
@@ -79,6 +81,7 @@ INSTRUCTIONS = {
     },
     "hip": {
         "mfma": r"\bv_mfma",
+        "writelane": r"\bv_writelane_b32",
         "load128": r"\b(?:global|buffer|flat)_load_dwordx4",
         "store128": r"\b(?:global|buffer|flat)_store_dwordx4",
     },
@@ -97,14 +100,25 @@ class Code(NamedTuple):
 
 
 class Launch(NamedTuple):
-    kernel: str
+    """A launch that was recorded instead of made."""
+
+    function: Any  # the triton.jit function
     programs: int
-    arguments: dict[str, Any]  # by name: tensors, integers, constants
-    code: Code
+    positional: tuple[Any, ...]
+    named: dict[str, Any]  # constants, and triton's options
+
+    @property
+    def kernel(self) -> str:
+        return self.function.__name__
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """By name: tensors, integers, constants and options."""
+        return dict(zip(self.function.arg_names, self.positional, strict=False)) | self.named
 
 
 class _Driver:
-    """What triton asks of a driver before it launches, answered for a chip that is not here."""
+    """What triton asks of a driver before it compiles, answered for a chip that is not here."""
 
     def __init__(self, chip: Chip):
         self.chip = chip
@@ -119,27 +133,28 @@ class _Driver:
         return 0
 
 
-def launches(chip: Chip, work: Callable[[], object]) -> list[Launch]:
-    """The kernels that `work` launches, in order, compiled for the chip."""
-    recorded = []
-    run = JITFunction.run
+def record(chip: Chip, work: Callable[[], object]) -> list[Launch]:
+    """The launches that `work` would make on the chip, in order. Its tensors are meta tensors."""
+    launches: list[Launch] = []
 
-    def compile_only(kernel: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> Any:
-        compiled = run(kernel, *arguments, grid=grid, warmup=True, **options)
-        named = dict(zip(kernel.arg_names, arguments, strict=False)) | options
-        recorded.append(Launch(kernel.__name__, math.prod(grid), named, read(chip, compiled)))
-        return compiled
+    def keep(function: Any, *positional: Any, grid: tuple[int, ...], warmup: bool, **named: Any) -> None:
+        launches.append(Launch(function, math.prod(grid), positional, named))
 
-    with mock.patch.object(JITFunction, "run", compile_only), _active(_Driver(chip)):
+    capability = divmod(int(chip.arch), 10) if chip.backend == "cuda" else (9, 4)
+    with (
+        mock.patch.object(JITFunction, "run", keep),
+        mock.patch.object(torch.version, "hip", None if chip.backend == "cuda" else "recorded"),
+        mock.patch.object(torch.cuda, "get_device_capability", return_value=capability),
+    ):
         work()
-    return recorded
+    return launches
 
 
-@contextmanager
-def _active(offline: _Driver) -> Iterator[None]:
-    driver.set_active(offline)
+def compile_for(chip: Chip, launch: Launch) -> Code:
+    """The machine code that the launch would run: triton's own choice of specialisation and options."""
+    driver.set_active(_Driver(chip))
     try:
-        yield
+        return read(chip, launch.function.run(*launch.positional, grid=None, warmup=True, **launch.named))
     finally:
         driver._active = None  # triton looks for a GPU again when it next needs one
 
@@ -160,6 +175,12 @@ def maps(rows: int, channels: int, height: int, width: int, dtype: torch.dtype, 
     """[rows, channels, height, width] on no memory."""
     fmt = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(rows, channels, height, width, dtype=dtype, device=META, memory_format=fmt)
+
+
+def index(lengths: Sequence[int]) -> SetIndex:
+    """Sets of these sizes, without memory."""
+    offsets, ids = (torch.empty(n, dtype=torch.int32, device=META) for n in (len(lengths) + 1, sum(lengths)))
+    return SetIndex(offsets, ids)
 
 
 # --- reading the code -------------------------------------------------------------------------------------------------
@@ -196,11 +217,13 @@ def parse_cuobjdump(text: str) -> tuple[int, str]:
 
 
 def parse_amdgcn(text: str) -> tuple[int, str]:
-    """(vector registers, spills) of the metadata at the end of AMD's assembly."""
-    usage = {name: int(value) for name, value in re.findall(r"\.([vs]gpr(?:_spill)?_count):\s+(\d+)", text)}
-    spills = [
-        f"{usage[f'{kind}_spill_count']} {kind}s" for kind in ("vgpr", "sgpr") if usage[f"{kind}_spill_count"]
-    ]
+    """(vector registers, spills) of the metadata at the end of AMD's assembly.
+
+    Scalar registers spill to lanes of vector registers, which are counted with the others: no memory is needed.
+    """
+    what_spills = {"vgpr_spill_count": "vector registers", "private_segment_fixed_size": "bytes of scratch memory"}
+    usage = {name: int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1]) for name in ("vgpr_count", *what_spills)}
+    spills = [f"{usage[name]} {what}" for name, what in what_spills.items() if usage[name]]
     return usage["vgpr_count"], ", ".join(spills)
 
 

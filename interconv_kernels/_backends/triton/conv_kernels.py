@@ -35,7 +35,7 @@ def pixel_rows(first, ahead, height, width, BM: tl.constexpr):
 @triton.jit
 def gather(p_sample, h, w, inside, H, W, c, C: tl.constexpr):
     """u[sample, h, w, c], zero outside of the image. p_sample, h, w, inside and c broadcast to the tile."""
-    inside = inside & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    inside = inside & (h.to(tl.uint32) < H) & (w.to(tl.uint32) < W)  # unsigned, so not negative either
     return tl.load(p_sample + (h * W + w).to(tl.int64) * C + c, mask=inside, other=0.0)
 
 
@@ -245,7 +245,8 @@ def wgrad_kernel(
         p_pixel = p_g + (first + k + tl.arange(0, BK)) * CO
         b = tl.load(p_pixel[:, None] + columns[None, :], mask=inside[:, None] & (columns < CO)[None, :], other=0.0)
         acc = tl.dot(tl.trans(a), b, acc, input_precision=PRECISION)
-    p_tile = p_parts + (tl.cast(i_part, tl.int64) * DEPTH + row)[:, None] * CO + columns[None, :]
+    p_part = p_parts + tl.cast(i_part, tl.int64) * (DEPTH * CO)  # one part, the size of weight, fits int32
+    p_tile = p_part + (row[:, None] * CO + columns[None, :])
     tl.store(p_tile, acc, mask=(row < DEPTH)[:, None] & (columns < CO)[None, :])
 
 
