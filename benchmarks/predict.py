@@ -116,7 +116,6 @@ class Prediction(NamedTuple):
 def cost(launch: Launch) -> Cost:
     """Counted from the arguments of a launch."""
     a = launch.arguments
-    size = DTYPE.itemsize
     if launch.kernel == "conv_kernel":
         pixels, depth = a["num_rows"] * a["grid_h"] * a["grid_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
         tile = a["BM"], a["BN"], up(depth, a["BK"])

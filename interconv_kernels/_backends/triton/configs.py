@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-# Set kernels: a thread loads 16 bytes at once, AMD's 128 threads one such vector of a program's block and NVIDIA's 64
-# threads two. Larger blocks would leave small images with too few programs to fill a GPU.
+# Set kernels: a thread loads 16 bytes at once, 128 threads a program (AMD's warps have 64, NVIDIA's 32). More bytes a
+# thread would leave small images with too few programs to fill a GPU.
 SET_BLOCK_BYTES = 2048
-SET_WARPS = 2
+SET_THREADS = 128
 
 # grad_W: partial sums are made by about this many programs (two waves of a large GPU), a constant so that the same
 # input gives the same bits on every GPU.
@@ -74,12 +74,12 @@ TILES = (
     # float32: four bytes a value, so half the depth; eight warps keep odd channels in registers too
     Tile("conv_tma", 32, True, 128, 64, 32, 4, 3, "64 channels and more, in TF32"),
     Tile("conv_tma", 32, True, 128, 32, 32, 4, 3, "few channels, in TF32"),
-    Tile("conv", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),
+    Tile("conv", 32, False, 64, 64, 32, 8, 2, "64 channels and more; a third stage spills"),
     Tile("conv", 32, False, 64, 32, 32, 8, 3, "few channels"),
     Tile("wgrad", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),
     Tile("wgrad", 32, False, 64, 32, 32, 8, 2, "few channels; a third stage spills"),
     Tile("pointwise", 32, False, 64, 64, 32, 8, 2, "64 channels and more"),
-    Tile("pointwise", 32, False, 64, 32, 32, 8, 2, "few channels"),
+    Tile("pointwise", 32, False, 64, 32, 16, 8, 2, "few channels; half the registers of BK = 32"),
 )
 
 TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them

@@ -283,7 +283,7 @@ def pointwise_kernel(
     lo, hi = set_borders(p_offsets, i_tile // tiles)
     columns = first_column + tl.arange(0, BN)
     depth = tl.arange(0, BK)
-    p_pixel = p_u + pixels.to(tl.int64) * C
+    o_pixel = pixels.to(tl.int64)[:, None] * C
     stride = tl.cast(area, tl.int64) * C
     term = tl.zeros([BM, BN], tl.float32)
     for k in range(0, C, BK):
@@ -291,7 +291,7 @@ def pointwise_kernel(
         m_u = (pixels < area)[:, None] & (c < C)[None, :]
         total = tl.zeros([BM, BK], tl.float32)
         for i in range(lo, hi):
-            total += tl.load(p_pixel[:, None] + (i * stride + c[None, :]), mask=m_u, other=0.0).to(tl.float32)
+            total += tl.load(p_u + i * stride + (o_pixel + c[None, :]), mask=m_u, other=0.0).to(tl.float32)
         s = divide(total, hi - lo).to(p_u.dtype.element_ty)
         m_w = (c < C)[:, None] & (columns < CO)[None, :]
         weight = tl.load(p_w_set + c[:, None] * CO + columns[None, :], mask=m_w, other=0.0)
@@ -303,7 +303,7 @@ def pointwise_kernel(
         for k in range(0, C, BK):
             c = k + depth
             m_u = (pixels < area)[:, None] & (c < C)[None, :]
-            u = tl.load(p_pixel[:, None] + (i * stride + c[None, :]), mask=m_u, other=0.0)
+            u = tl.load(p_u + i * stride + (o_pixel + c[None, :]), mask=m_u, other=0.0)
             m_w = (c < C)[:, None] & (columns < CO)[None, :]
             weight = tl.load(p_w_own + c[:, None] * CO + columns[None, :], mask=m_w, other=0.0)
             acc = tl.dot(u, weight, acc, input_precision=PRECISION)
