@@ -19,7 +19,8 @@ with h the FLOPs of one half-convolution of a sample and A the bytes of its map.
   whether it hides latency is not predicted.
 * Peaks are reached, launches cost nothing, and torch's small operations on weights and sums are left out.
 
-So the time is a lower bound, and the fraction of the floor an upper one: what padding, re-reads, passes and waves leave.
+So the time is a lower bound, and the fraction of the floor an upper one: what padding, re-reads, passes and waves
+leave.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class Cost(NamedTuple):
 
 
 class Prediction(NamedTuple):
+    """PREDICTED."""
+
     seconds: float
     floor: float
     bound: str
@@ -118,40 +121,44 @@ def cost(launch: Launch) -> Cost:
     a = launch.arguments
     if launch.kernel == "conv_kernel":
         pixels, depth = a["num_rows"] * a["grid_h"] * a["grid_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
-        tile = a["BM"], a["BN"], up(depth, a["BK"])
-        written = pixels * a["CO"] * a["p_y"].itemsize
         added = a["p_t"].nbytes * a["grid_h"] * a["grid_w"] / (a["out_h"] * a["out_w"]) if a["HAS_SET"] else 0
-        read = a["p_u"].nbytes + a["p_weight"].nbytes
-        return product(launch, tile, pixels * depth * a["CO"], read + added + written, written)
+        written = pixels * a["CO"] * a["p_y"].itemsize
+        moved = a["p_u"].nbytes + a["p_weight"].nbytes + added + written
+        return product(launch, a["BM"], pixels, depth, up(depth, a["BK"]), moved, written)
     if launch.kernel == "conv_tma_kernel":
-        u, y = a["u_tiles"].base, a["y_tiles"].base
+        u, weight, y = (a[name].base for name in ("u_tiles", "weight_tiles", "y_tiles"))
         taps, pixels = a["TAPS_H"] * a["TAPS_W"], y.shape[0] * a["out_h"] * a["out_w"]
-        tile = a["BH"] * a["BW"], a["BN"], taps * up(a["C"], a["BK"])
-        added = a["p_t"].nbytes if a["HAS_SET"] else 0
-        read = u.nbytes + a["weight_tiles"].base.nbytes
-        return product(launch, tile, pixels * taps * a["C"] * a["CO"], read + added + y.nbytes, y.nbytes)
+        moved = u.nbytes + weight.nbytes + (a["p_t"].nbytes if a["HAS_SET"] else 0) + y.nbytes
+        rows, tile_depth = a["BH"] * a["BW"], taps * up(a["C"], a["BK"])
+        return product(launch, rows, pixels, taps * a["C"], tile_depth, moved, y.nbytes)
     if launch.kernel == "wgrad_kernel":
-        pixels, depth = a["num_rows"] * a["out_h"] * a["out_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
-        tile = a["BM"], a["BN"], up(a["chunk"], a["BK"])
-        moved = a["p_u"].nbytes + a["p_g"].nbytes + 2 * a["p_parts"].nbytes  # written, and read by the sum over parts
-        return product(launch, tile, pixels * depth * a["CO"], moved, a["p_parts"].nbytes)
+        pixels, rows = a["num_rows"] * a["out_h"] * a["out_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
+        parts = a["p_parts"].nbytes
+        moved = a["p_u"].nbytes + a["p_g"].nbytes + 2 * parts  # written, and read by the sum over parts
+        num_parts = a["p_parts"].shape[0]
+        return product(launch, a["BM"], rows * num_parts, pixels / num_parts, a["chunk"], moved, parts)
     if launch.kernel == "pointwise_kernel":
-        u, y = a["p_u"], a["p_y"]
-        num_sets = a["p_offsets"].shape[0] - 1
-        products = u.shape[0] + num_sets  # one for each sample, and one for each set's mean
-        tile = a["BM"], a["BN"], up(a["C"], a["BK"]) * products / num_sets
-        needed = products * a["area"] * a["C"] * a["CO"]
-        return product(launch, tile, needed, u.nbytes + y.nbytes + 2 * a["p_w_own"].nbytes, y.nbytes)
-    tensors = [x for x in a.values() if isinstance(x, torch.Tensor)]
-    moved = sum(x.nbytes for x in {id(x): x for x in tensors}.values())
+        u, y, num_sets = a["p_u"], a["p_y"], a["p_offsets"].shape[0] - 1
+        products = u.shape[0] / num_sets + 1  # a program makes one for each sample of its set and one for their mean
+        depth, tile_depth = a["C"] * products, up(a["C"], a["BK"]) * products
+        moved = u.nbytes + y.nbytes + 2 * a["p_w_own"].nbytes
+        return product(launch, a["BM"], num_sets * a["area"], depth, tile_depth, moved, y.nbytes)
+    tensors = {id(x): x for x in a.values() if isinstance(x, torch.Tensor)}
+    moved = sum(x.nbytes for x in tensors.values())
     return Cost(0, 0, moved, moved)
 
 
-def product(launch: Launch, tile: tuple[int, int, float], needed: float, moved: float, written: float) -> Cost:
-    """The cost of a matrix product by tiles of (rows, columns, depth) that makes `needed` multiplications."""
-    rows, columns, depth = tile
-    l2_bytes = launch.programs * depth * (rows + columns) * DTYPE.itemsize + written
-    return Cost(2 * launch.programs * rows * columns * depth, 2 * needed, moved, l2_bytes)
+def product(
+    launch: Launch, tile_rows: int, rows: int, depth: float, tile_depth: float, moved: float, written: float
+) -> Cost:
+    """The cost of a matrix product [rows, depth] @ [depth, CO] by tiles of [tile_rows, BN]. What fills a tile without
+    being there is computed, but not loaded."""
+    columns, tile_columns = launch.arguments["CO"], launch.arguments["BN"]
+    column_tiles = -(-columns // tile_columns)
+    row_tiles = launch.programs // column_tiles
+    loaded = depth * (rows * column_tiles + columns * row_tiles) * DTYPE.itemsize
+    done = 2 * launch.programs * tile_rows * tile_columns * tile_depth
+    return Cost(done, 2 * rows * columns * depth, moved, loaded + written)
 
 
 def up(count: int, step: int) -> int:
@@ -173,16 +180,15 @@ def predict(gpu: Gpu, launch: Launch) -> Prediction:
     return Prediction(times[bound] * imbalance, floor, bound)
 
 
-def predict_layer(gpu: Gpu, shape: Shape, lengths: list[int], direction: str) -> tuple[Prediction, list[Launch]]:
+def predict_layer(gpu: Gpu, shape: Shape, lengths: list[int], direction: str) -> Prediction:
     """PREDICTED seconds of a fused layer's launches together, against the layer's floor."""
     launches = record(CHIPS[gpu.chip], layer(shape, lengths, direction))
-    parts = [predict(gpu, launch) for launch in launches]
     passes, maps_moved = (1, 2) if direction == "forward" else (2, 3)
-    samples, area = sum(lengths), shape.height * shape.width
-    flops = passes * samples * 2 * shape.k**2 * shape.channels**2 * area / gpu.flops
-    moved = maps_moved * samples * shape.channels * area * DTYPE.itemsize / gpu.bandwidth
-    total = Prediction(sum(part.seconds for part in parts), max(flops, moved), "compute" if flops > moved else "memory")
-    return total, launches
+    values = sum(lengths) * shape.channels * shape.height * shape.width
+    compute = passes * 2 * shape.k**2 * shape.channels * values / gpu.flops
+    memory = maps_moved * values * DTYPE.itemsize / gpu.bandwidth
+    seconds = sum(predict(gpu, launch).seconds for launch in launches)
+    return Prediction(seconds, max(compute, memory), "compute" if compute > memory else "memory")
 
 
 def layer(shape: Shape, lengths: list[int], direction: str) -> Callable[[], object]:
@@ -226,7 +232,7 @@ def report(gpu: Gpu) -> str:
         for name, lengths in SETS.items():
             cells = []
             for direction in ("forward", "backward"):
-                total, _ = predict_layer(gpu, shape, lengths, direction)
+                total = predict_layer(gpu, shape, lengths, direction)
                 floor = f"{microseconds(total.floor)} ({total.bound})"
                 cells += [microseconds(total.seconds), floor, f"{total.fraction:.0%}"]
             lines.append(f"| {shape} | {name} | {' | '.join(cells)} |")
@@ -238,17 +244,16 @@ def report(gpu: Gpu) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in SHAPES:
-        lines += kernel_lines(gpu, shape)
+        lines += dict.fromkeys(kernel_lines(gpu, shape))  # grad_u is the forward again: one line for both
     return "\n".join(lines) + "\n"
 
 
 def kernel_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
     """A line for each kernel of a layer: the fused one's, then those of the other forms."""
     lengths = SETS["ragged"]
-    fused_launches = [
-        launch for way in ("forward", "backward") for launch in predict_layer(gpu, shape, lengths, way)[1]
-    ]
-    for launch in fused_launches + record(CHIPS[gpu.chip], set_operations(shape, lengths)):
+    chip = CHIPS[gpu.chip]
+    launches = [launch for way in ("forward", "backward") for launch in record(chip, layer(shape, lengths, way))]
+    for launch in launches + record(chip, set_operations(shape, lengths)):
         work, part = cost(launch), predict(gpu, launch)
         yield (
             f"| {shape} | {launch.kernel.removesuffix('_kernel')} | {launch.programs} | {work.flops / 1e9:.1f}"
