@@ -89,8 +89,9 @@ def typical_channels(tile: Tile) -> tuple[int, ...]:
     """The paper's networks' channel counts: one that BK divides and one that it does not; odd ones for odd tiles."""
     if tile.vectors:
         return {32: (32, 24), 64: (64, 184), 128: (128, 200)}[tile.bn]
-    odd = {32: (23, 137), 64: (33, 100)}[tile.bn]
-    return odd if tile.bits == 16 else (tile.bn, *odd[:1])
+    if tile.bits == 16:
+        return {32: (23, 137), 64: (33, 100)}[tile.bn]
+    return {32: (128, 23), 64: (128, 33)}[tile.bn]
 
 
 def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int = 16) -> Callable[[], object]:

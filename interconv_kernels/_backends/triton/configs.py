@@ -67,7 +67,7 @@ TILES = (
     Tile("wgrad", 16, False, 64, 64, 32, 8, 3, "odd channels"),
     Tile("wgrad", 16, False, 64, 32, 32, 8, 3, "odd channels, few"),
     Tile("pointwise", 16, True, 64, 128, 32, 8, 2, "many channels: u is read once for each BN of them"),
-    Tile("pointwise", 16, True, 64, 64, 32, 8, 2, "64 channels"),
+    Tile("pointwise", 16, True, 64, 64, 64, 8, 2, "64 channels, in one step of the loop"),
     Tile("pointwise", 16, True, 64, 32, 32, 4, 2, "few channels"),
     Tile("pointwise", 16, False, 64, 64, 32, 8, 2, "odd channels"),
     Tile("pointwise", 16, False, 64, 32, 32, 8, 2, "odd channels, few"),
@@ -75,11 +75,10 @@ TILES = (
     Tile("conv_tma", 32, True, 128, 64, 32, 4, 3, "64 channels and more, in TF32"),
     Tile("conv_tma", 32, True, 128, 32, 32, 4, 3, "few channels, in TF32"),
     Tile("conv", 32, False, 64, 64, 32, 8, 2, "64 channels and more; a third stage spills"),
-    Tile("conv", 32, False, 64, 32, 32, 8, 3, "few channels"),
+    Tile("conv", 32, False, 64, 32, 16, 8, 3, "few channels; half the registers of BK = 32"),
     Tile("wgrad", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),
     Tile("wgrad", 32, False, 64, 32, 32, 8, 2, "few channels; a third stage spills"),
-    Tile("pointwise", 32, False, 64, 64, 32, 8, 2, "64 channels and more"),
-    Tile("pointwise", 32, False, 64, 32, 16, 8, 2, "few channels; half the registers of BK = 32"),
+    Tile("pointwise", 32, False, 64, 32, 16, 8, 2, "any channels; 64 columns, or a BK of 32, spill at odd counts"),
 )
 
 TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them
