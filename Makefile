@@ -6,10 +6,12 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the two
 
-.PHONY: help test lint format demo bench lock clean
+NEWEST_TRITON := .triton-newest
+
+.PHONY: help test lint format demo bench gpu-table test-newest-triton lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) --version): 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
@@ -39,6 +41,17 @@ demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans
 bench: $(READY) ## the layer against eager torch (15 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.layer $(ARGS)
 
+gpu-table: $(READY) ## docs/gpu.md anew: machine code by the installed triton, and predictions (3 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.machine_code --write docs/gpu.md
+	$(BIN)/python -m benchmarks.predict --write docs/gpu.md
+
+$(NEWEST_TRITON): $(READY)
+	rm -rf $@
+	$(BIN)/python -m pip install -q --no-deps --target $@ 'triton>=3.9'
+
+test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton (3 minutes on 2 cores)
+	PYTHONPATH=$(NEWEST_TRITON) $(BIN)/python -m pytest tests/kernels/test_machine_code.py
+
 lock: ## make requirements-dev.txt anew (needs uv); the CUDA libraries that torch may ask for are left to pip
 	printf 'torch==2.13.0\ntriton==3.7.1\n' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
 	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries) is left to pip.'; \
@@ -46,4 +59,4 @@ lock: ## make requirements-dev.txt anew (needs uv); the CUDA libraries that torc
 	rm .lock
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST_TRITON) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-# Set kernels: a thread loads 16 bytes at once, 128 threads a program. More bytes a thread would leave small images with
-# too few programs to fill a GPU.
+# Set kernels: a thread loads 16 bytes at once, 128 threads a program (AMD's warps have 64, NVIDIA's 32). More bytes a
+# thread would leave small images with too few programs to fill a GPU.
 SET_BLOCK_BYTES = 2048
-SET_WARPS = 4
+SET_THREADS = 128
 
 # grad_W: partial sums are made by about this many programs (two waves of a large GPU), a constant so that the same
 # input gives the same bits on every GPU.
@@ -67,19 +67,18 @@ TILES = (
     Tile("wgrad", 16, False, 64, 64, 32, 8, 3, "odd channels"),
     Tile("wgrad", 16, False, 64, 32, 32, 8, 3, "odd channels, few"),
     Tile("pointwise", 16, True, 64, 128, 32, 8, 2, "many channels: u is read once for each BN of them"),
-    Tile("pointwise", 16, True, 64, 64, 32, 8, 2, "64 channels"),
+    Tile("pointwise", 16, True, 64, 64, 64, 8, 2, "64 channels, in one step of the loop"),
     Tile("pointwise", 16, True, 64, 32, 32, 4, 2, "few channels"),
     Tile("pointwise", 16, False, 64, 64, 32, 8, 2, "odd channels"),
     Tile("pointwise", 16, False, 64, 32, 32, 8, 2, "odd channels, few"),
     # float32: four bytes a value, so half the depth; eight warps keep odd channels in registers too
     Tile("conv_tma", 32, True, 128, 64, 32, 4, 3, "64 channels and more, in TF32"),
     Tile("conv_tma", 32, True, 128, 32, 32, 4, 3, "few channels, in TF32"),
-    Tile("conv", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),
-    Tile("conv", 32, False, 64, 32, 32, 8, 3, "few channels"),
+    Tile("conv", 32, False, 64, 64, 32, 8, 2, "64 channels and more; a third stage spills"),
+    Tile("conv", 32, False, 64, 32, 16, 8, 3, "few channels; half the registers of BK = 32"),
     Tile("wgrad", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),
-    Tile("wgrad", 32, False, 64, 32, 32, 8, 3, "few channels"),
-    Tile("pointwise", 32, False, 64, 64, 32, 8, 2, "64 channels and more"),
-    Tile("pointwise", 32, False, 64, 32, 32, 8, 2, "few channels"),
+    Tile("wgrad", 32, False, 64, 32, 32, 8, 2, "few channels; a third stage spills"),
+    Tile("pointwise", 32, False, 64, 32, 16, 8, 2, "any channels; 64 columns, or a BK of 32, spill at odd counts"),
 )
 
 TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them

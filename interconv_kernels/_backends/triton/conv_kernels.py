@@ -35,7 +35,7 @@ def pixel_rows(first, ahead, height, width, BM: tl.constexpr):
 @triton.jit
 def gather(p_sample, h, w, inside, H, W, c, C: tl.constexpr):
     """u[sample, h, w, c], zero outside of the image. p_sample, h, w, inside and c broadcast to the tile."""
-    inside = inside & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    inside = inside & (h.to(tl.uint32) < H) & (w.to(tl.uint32) < W)  # unsigned, so not negative either
     return tl.load(p_sample + (h * W + w).to(tl.int64) * C + c, mask=inside, other=0.0)
 
 
@@ -245,7 +245,8 @@ def wgrad_kernel(
         p_pixel = p_g + (first + k + tl.arange(0, BK)) * CO
         b = tl.load(p_pixel[:, None] + columns[None, :], mask=inside[:, None] & (columns < CO)[None, :], other=0.0)
         acc = tl.dot(tl.trans(a), b, acc, input_precision=PRECISION)
-    p_tile = p_parts + (tl.cast(i_part, tl.int64) * DEPTH + row)[:, None] * CO + columns[None, :]
+    p_part = p_parts + tl.cast(i_part, tl.int64) * (DEPTH * CO)  # one part, the size of weight, fits int32
+    p_tile = p_part + (row[:, None] * CO + columns[None, :])
     tl.store(p_tile, acc, mask=(row < DEPTH)[:, None] & (columns < CO)[None, :])
 
 
@@ -282,7 +283,7 @@ def pointwise_kernel(
     lo, hi = set_borders(p_offsets, i_tile // tiles)
     columns = first_column + tl.arange(0, BN)
     depth = tl.arange(0, BK)
-    p_pixel = p_u + pixels.to(tl.int64) * C
+    o_pixel = pixels.to(tl.int64)[:, None] * C
     stride = tl.cast(area, tl.int64) * C
     term = tl.zeros([BM, BN], tl.float32)
     for k in range(0, C, BK):
@@ -290,7 +291,7 @@ def pointwise_kernel(
         m_u = (pixels < area)[:, None] & (c < C)[None, :]
         total = tl.zeros([BM, BK], tl.float32)
         for i in range(lo, hi):
-            total += tl.load(p_pixel[:, None] + (i * stride + c[None, :]), mask=m_u, other=0.0).to(tl.float32)
+            total += tl.load(p_u + i * stride + (o_pixel + c[None, :]), mask=m_u, other=0.0).to(tl.float32)
         s = divide(total, hi - lo).to(p_u.dtype.element_ty)
         m_w = (c < C)[:, None] & (columns < CO)[None, :]
         weight = tl.load(p_w_set + c[:, None] * CO + columns[None, :], mask=m_w, other=0.0)
@@ -302,7 +303,7 @@ def pointwise_kernel(
         for k in range(0, C, BK):
             c = k + depth
             m_u = (pixels < area)[:, None] & (c < C)[None, :]
-            u = tl.load(p_pixel[:, None] + (i * stride + c[None, :]), mask=m_u, other=0.0)
+            u = tl.load(p_u + i * stride + (o_pixel + c[None, :]), mask=m_u, other=0.0)
             m_w = (c < C)[:, None] & (columns < CO)[None, :]
             weight = tl.load(p_w_own + c[:, None] * CO + columns[None, :], mask=m_w, other=0.0)
             acc = tl.dot(u, weight, acc, input_precision=PRECISION)

@@ -13,7 +13,7 @@ from ...activation import NONE, Activation
 from ...layout import empty_rows, flat, memory_format
 from ...sets import SetIndex
 from . import set_kernels
-from .configs import SET_BLOCK_BYTES, SET_WARPS
+from .configs import SET_BLOCK_BYTES, SET_THREADS
 
 HAS_EPILOGUE = True  # set_add takes a bias and an activation
 PIECE = set_kernels.PIECE.value
@@ -26,9 +26,10 @@ def _launch(kernel: Any, rows: int, x: Tensor, *arguments: Any, **constants: Any
     if grid[0] == 0:
         return
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    warps = SET_THREADS // (32 if torch.version.hip is None else 64)
     with torch.cuda.device_of(x):
         # Products and sums stay apart, as in the other backends.
-        kernel[grid](*arguments, **constants, ACC=acc, BLOCK=block, num_warps=SET_WARPS, enable_fp_fusion=False)
+        kernel[grid](*arguments, **constants, ACC=acc, BLOCK=block, num_warps=warps, enable_fp_fusion=False)
 
 
 def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:

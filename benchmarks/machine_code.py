@@ -1,0 +1,238 @@
+"""Every shipped kernel configuration compiled for every GPU: is it lean? `python -m benchmarks.machine_code`
+
+Lean: nothing spilled to memory, shared memory within the chip, matrix products on tensor cores (except of float32 in
+ieee precision, which NVIDIA's would round), bulk copies in conv_tma, and 128-bit loads and stores in the set kernels,
+which are bound by memory. No GPU is needed: see offline.py. This says nothing about time.
+
+    python -m benchmarks.machine_code                       print the table
+    python -m benchmarks.machine_code --write docs/gpu.md   put it into the file's section for this version of triton
+    python -m benchmarks.machine_code --check docs/gpu.md   compile anew; fail where the section differs
+
+It fails, whichever it is asked for, where a kernel is not lean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+from triton.runtime import JITFunction
+
+from interconv_kernels._backends.triton import conv_kernels, fused, set_kernels, set_ops
+from interconv_kernels._backends.triton.configs import TILES, Tile
+from interconv_kernels.activation import Activation
+from interconv_kernels.convolution import Conv
+
+from .document import difference, write_section
+from .offline import CHIPS, META, Chip, Code, compile_for, float32_as, index, maps, occupancy, record
+
+HEIGHT, WIDTH = 64, 64
+TENSOR_CORES = ("mma", "wgmma", "tcgen05")
+
+
+class Case(NamedTuple):
+    """Something that launches kernels, and what is expected of their machine code."""
+
+    title: str
+    work: Callable[[], object]
+    products: str = ""  # its matrix products are of "16-bit", "tf32" or "ieee" values; "" where it has none
+    bulk_copies: bool = False
+
+    def fits(self, chip: Chip) -> bool:
+        return chip.has_tma or not self.bulk_copies
+
+
+class Row(NamedTuple):
+    """A kernel of a case on the chips that it is for."""
+
+    kernel: str
+    case: str
+    codes: dict[str, Code]  # by chip
+    faults: list[str]
+
+
+# --- what is compiled -------------------------------------------------------------------------------------------------
+
+
+def cases() -> list[Case]:
+    """All that is compiled."""
+    return [*tile_cases(), *set_cases()]
+
+
+def tile_cases() -> Iterator[Case]:
+    """Every tile, in each dtype and precision that it serves, for two channel counts it is picked for."""
+    for tile in TILES:
+        for products in products_of(tile):
+            # float16 makes the same code as bfloat16 but for its conversions
+            dtype = torch.bfloat16 if products == "16-bit" else torch.float32
+            for channels in typical_channels(tile):
+                title = f"{tile.name}, C = {channels}, {'bfloat16' if products == '16-bit' else products}"
+                yield Case(title, tile_launch(tile, dtype, channels), products, tile.kernel == "conv_tma")
+
+
+def products_of(tile: Tile) -> tuple[str, ...]:
+    """The kinds of matrix products that fused.py launches the tile for."""
+    if tile.bits == 16:
+        return ("16-bit",)
+    return ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
+
+
+def typical_channels(tile: Tile) -> tuple[int, ...]:
+    """The paper's networks' channel counts: one that BK divides and one that it does not; odd ones for odd tiles."""
+    if tile.vectors:
+        return {32: (32, 24), 64: (64, 184), 128: (128, 200)}[tile.bn]
+    if tile.bits == 16:
+        return {32: (23, 137), 64: (33, 100)}[tile.bn]
+    return {32: (128, 23), 64: (128, 33)}[tile.bn]
+
+
+def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int = 16) -> Callable[[], object]:
+    """The tile's kernel as the layer launches it: 3x3 (pointwise: 1x1), PReLU, the set's term or a bias."""
+    size = (HEIGHT, WIDTH)
+    k = 1 if tile.kernel == "pointwise" else 3
+    conv = Conv((1, 1), (k // 2, k // 2), (1, 1), torch.channels_last)
+    sets = index([num_samples // 2] * 2)
+    u, y = (maps(num_samples, channels, *size, dtype) for _ in range(2))
+    t = maps(sets.num_sets, channels, *size, torch.float32)
+    weight = torch.empty(k, k, channels, channels, dtype=dtype, device=META)
+    vector = torch.empty(channels, dtype=dtype, device=META)
+    prelu = Activation("prelu", vector)
+    if tile.kernel == "wgrad":
+        return lambda: fused._wgrad(conv, y, u, weight.permute(3, 2, 0, 1), tile)
+    if tile.kernel == "pointwise":
+        return lambda: fused._pointwise(u, weight, weight, vector, sets, prelu, y, tile)
+    walk = fused.Walk(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
+    return lambda: fused._convolve(u, walk, weight, y, t, sets.set_ids, None, prelu, tile)
+
+
+def set_cases() -> Iterator[Case]:
+    """Every set kernel, for samples of a multiple of 16 values."""
+    for dtype in (torch.bfloat16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        for title, work in set_launches(dtype):
+            yield Case(f"{title}, {name}", work)
+
+
+def set_launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(title, launches) of every set operation."""
+    num_samples, channels = 16, 64
+    sets, long_sets = index([8, 8]), index([2 * set_ops.PIECE])
+    long = maps(long_sets.num_rows, channels, HEIGHT, WIDTH, dtype)
+    bias = torch.empty(channels, dtype=dtype, device=META)
+    prelu = Activation("prelu", bias)
+    for fmt, last in (("channels_last", True), ("NCHW", False)):
+        u, g = (maps(num_samples, n * channels, HEIGHT, WIDTH, dtype, channels_last=last) for n in (1, 2))
+        t, dev = (maps(n, channels, HEIGHT, WIDTH, dtype, channels_last=last) for n in (2, num_samples - 2))
+        yield f"{fmt}, bias, PReLU", partial(set_ops.set_add, u, t, sets, False, bias=bias, activation=prelu)
+        yield fmt, partial(set_ops.concat_set_mean, u, sets)
+        yield fmt, partial(set_ops.concat_set_mean_backward, g, sets)
+    yield "short sets", partial(set_ops.set_reduce, u, sets, True)
+    yield "long sets", partial(set_ops.set_reduce, long, long_sets, True)
+    yield "the mean's backward", partial(set_ops.set_add, None, t, sets, True)
+    yield "from the mean", partial(set_ops.center, u, sets, True)
+    yield "from the last sample", partial(set_ops.center, u, sets, False)
+    yield "inverse", partial(set_ops.uncenter, t, dev, sets)
+
+
+def all_kernels() -> set[str]:
+    """The names of the package's kernels."""
+    functions = [*vars(set_kernels).items(), *vars(conv_kernels).items()]
+    return {name for name, value in functions if isinstance(value, JITFunction) and name.endswith("_kernel")}
+
+
+# --- whether it is lean -----------------------------------------------------------------------------------------------
+
+
+def faults(case: Case, chip: Chip, code: Code) -> list[str]:
+    """Why a kernel's code is not lean."""
+    found = []
+    if code.spills:
+        found.append(f"it spills: {code.spills}")
+    if code.shared > chip.program_shared:
+        found.append(f"{code.shared} bytes of shared memory: a program has at most {chip.program_shared}")
+    count = code.instructions
+    if case.products == "ieee" and chip.backend == "cuda":
+        found += [f"{name} instructions: NVIDIA's tensor cores round float32" for name in TENSOR_CORES if count[name]]
+    elif case.products and not count[chip.tensor_core]:
+        found.append(f"no {chip.tensor_core} instruction")
+    if case.bulk_copies and not count["bulk"]:
+        found.append("no bulk copy")
+    if not case.products:
+        found += [f"no {name}" for name in ("load128", "store128") if not count[name]]
+    return found
+
+
+def compile_case(number: int) -> list[Row]:
+    """The kernels of a case, and what is wrong with them."""
+    case = cases()[number]
+    rows: dict[str, Row] = {}
+    for chip in CHIPS.values():
+        if not case.fits(chip):
+            continue
+        with float32_as("tf32" if case.products == "tf32" else "ieee"):
+            launches = record(chip, case.work)
+        for launch in launches:
+            code = compile_for(chip, launch)
+            row = rows.setdefault(launch.kernel, Row(launch.kernel, case.title, {}, []))
+            row.codes[chip.name] = code
+            row.faults.extend(
+                f"{launch.kernel} ({case.title}) on {chip.name}: {why}" for why in faults(case, chip, code)
+            )
+    return list(rows.values())
+
+
+def compile_all() -> list[Row]:
+    """Every case on every chip."""
+    with ProcessPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return [row for rows in pool.map(compile_case, range(len(cases()))) for row in rows]
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: a line for each kernel of each case."""
+    lines = [f"| kernel | case | {' | '.join(CHIPS)} |", "|---|---|" + "---|" * len(CHIPS)]
+    for row in rows:
+        cells = (cell(chip, row.codes[chip.name]) if chip.name in row.codes else "-" for chip in CHIPS.values())
+        lines.append(f"| {row.kernel.removesuffix('_kernel')} | {row.case} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(chip: Chip, code: Code) -> str:
+    """Registers of a thread, shared memory of a program, occupancy, instructions."""
+    found = ", ".join(f"{name} {count}" for name, count in code.instructions.items() if count)
+    spilled = f", **spills {code.spills}**" if code.spills else ""
+    return f"{code.registers} · {code.shared / 1024:.0f} KB · {occupancy(chip, code):.0%}{spilled}<br>{found}"
+
+
+def main() -> int:
+    """Compile, then print, write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--write", type=Path, metavar="FILE")
+    target.add_argument("--check", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    rows = compile_all()
+    text, section = table(rows), f"machine code, triton {triton.__version__}"
+    complaints = "".join(f"not lean: {why}\n" for row in rows for why in row.faults)
+    if arguments.write:
+        write_section(arguments.write, section, text)
+    elif arguments.check:
+        complaints += difference(arguments.check, section, text)
+    else:
+        print(text, end="")
+    sys.stderr.write(complaints)
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
