@@ -226,14 +226,14 @@ class Clock:
 
 
 def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch):
-    clock = Clock("conv-32-64x32x32-odd", monkeypatch)
+    clock = Clock("conv-32-64x32x16-odd", monkeypatch)
     model = ik.InterConv2d(4, 6, kernel_size=3)
     u = torch.randn(3, 4, 6, 6)
     found = ik.tune(model, u, [2, 1], lengths=[2, 1])
     assert sorted(key.split()[0] for key in found) == ["backward", "forward"]
     record = found["forward C4 Co6 k3x3 stride1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
     assert record["algorithm"] == "fused"
-    assert record["tiles"] == {"conv": "conv-32-64x32x32-odd"}
+    assert record["tiles"] == {"conv": "conv-32-64x32x16-odd"}
     assert record["milliseconds"]["vendor"] == 2.0
     assert json.loads(cache.read_text()) == {tuned.machine(torch.device("cpu")): found}
 
@@ -242,7 +242,7 @@ def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch):
     want = with_grads(oracle, make_case([2, 1], 4, 6, (6, 6), 3, torch.float64), torch.ones(3, 6, 6, 6))
     case = make_case([2, 1], 4, 6, (6, 6), 3, torch.float64).to(torch.float32)
     got = with_grads(lambda c: layer(c, "auto"), case, torch.ones(3, 6, 6, 6))
-    assert clock.tiles[0] == "conv-32-64x32x32-odd"
+    assert clock.tiles[0] == "conv-32-64x32x16-odd"
     assert all(worst(a, b) < 1e-6 for a, b in zip(got, want, strict=True))
     clock.tiles.clear()
     layer(make_case([2, 1], 4, 7, (6, 6), 3, torch.float32), "auto")  # another layer: nobody measured
@@ -255,7 +255,7 @@ def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch):
     assert {record["algorithm"] for record in found.values()} == {"vendor"}
     assert {name for record in found.values() for name in record["milliseconds"]} > {
         "vendor",
-        "pointwise-32-64x32x32-odd",
+        "pointwise-32-64x32x16-odd",
     }
 
 
