@@ -152,7 +152,7 @@ def calls():
                 def x(n, c=6, seed=0, dtype=dtype, fmt=fmt, grad=grad):
                     return values(n, c, dtype, fmt, seed).requires_grad_(grad)
 
-                yield "set_reduce", ops.set_reduce, (x(10), *index, True, "torch")
+                yield "set_reduce", ops.set_reduce, (x(10), *index, True, "triton" if few else "torch")
                 yield "set_add", ops.set_add, (x(10), x(4, seed=1), *index, True, "auto")
                 yield "set_add to nothing", ops.set_add, (None, x(4), *index, False, "auto")
                 yield "concat_set_mean", ops.concat_set_mean, (x(10), *index, "auto")
@@ -166,6 +166,14 @@ def calls():
                 layer = (*index, *conv, "auto", "auto")
                 yield "interconv2d", ops.interconv2d, (u, weight, bias, *layer)
                 yield "interconv2d_backward", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
+                if few:
+                    layer = (*index, *conv, "fused", "triton")
+                    yield "interconv2d fused", ops.interconv2d, (u, weight, bias, *layer)
+                    yield "backward fused", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
+                if not grad or few:
+                    slope = torch.full((1,), 0.25, dtype=dtype)
+                    tensors = (u.detach(), weight.detach(), bias, slope)
+                    yield "activated", ops.interconv2d_activated, (*tensors, *index, "prelu", *layer[2:])
             yield "center", ops.center, (values(10, dtype=dtype, fmt=fmt), *index, False, "auto")
             yield (
                 "uncenter",
