@@ -26,9 +26,9 @@ import torch
 import triton
 from triton.runtime import JITFunction
 
-from interconv_kernels._backends.triton import conv_kernels, fused, set_kernels, set_ops
+from interconv_kernels._backends.triton import conv_kernels, conv_ops, set_kernels, set_ops
 from interconv_kernels._backends.triton.configs import TILES, Tile
-from interconv_kernels.activation import Activation
+from interconv_kernels.activation import NONE, Activation
 from interconv_kernels.convolution import Conv
 
 from .document import difference, write_section
@@ -76,10 +76,13 @@ def tile_cases() -> Iterator[Case]:
             for channels in typical_channels(tile):
                 title = f"{tile.name}, C = {channels}, {'bfloat16' if products == '16-bit' else products}"
                 yield Case(title, tile_launch(tile, dtype, channels), products, tile.kernel == "conv_tma")
+        if tile.kernel.startswith("conv") and tile.bits == 16:
+            title, launch = f"{tile.name}, C = {channels}, the set's term", set_term_launch(tile, channels)
+            yield Case(title, launch, "16-bit", tile.kernel == "conv_tma")
 
 
 def products_of(tile: Tile) -> tuple[str, ...]:
-    """The kinds of matrix products that fused.py launches the tile for."""
+    """The kinds of matrix products that conv_ops.py launches the tile for."""
     if tile.bits == 16:
         return ("16-bit",)
     return ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
@@ -106,11 +109,20 @@ def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int 
     vector = torch.empty(channels, dtype=dtype, device=META)
     prelu = Activation("prelu", vector)
     if tile.kernel == "wgrad":
-        return lambda: fused._wgrad(conv, y, u, weight.permute(3, 2, 0, 1), tile)
+        return lambda: conv_ops.wgrad(conv, y, u, weight.permute(3, 2, 0, 1), tile)
     if tile.kernel == "pointwise":
-        return lambda: fused._pointwise(u, weight, weight, vector, sets, prelu, y, tile)
-    walk = fused.Walk(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
-    return lambda: fused._convolve(u, walk, weight, y, t, sets.set_ids, None, prelu, tile)
+        return lambda: conv_ops.pointwise(u, weight, weight, vector, sets, prelu, y, tile)
+    walk = conv_ops.Walk(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
+    return lambda: conv_ops.convolve(u, walk, weight, y, t, sets.set_ids, None, prelu, tile)
+
+
+def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
+    """A convolution tile as it makes the set's term of a 3x3 layer: from the set means, in float32, with the bias."""
+    means, t = maps(4, channels, HEIGHT, WIDTH, torch.bfloat16), maps(4, channels, HEIGHT, WIDTH, torch.float32)
+    weight = torch.empty(3, 3, channels, channels, dtype=torch.bfloat16, device=META)
+    bias = torch.empty(channels, dtype=torch.bfloat16, device=META)
+    walk = conv_ops.Walk((HEIGHT, WIDTH), (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
+    return lambda: conv_ops.convolve(means, walk, weight, t, None, None, bias, NONE, tile)
 
 
 def set_cases() -> Iterator[Case]:

@@ -11,7 +11,7 @@ from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
 import interconv_kernels as ik
 from interconv_kernels import tuning
 from interconv_kernels._backends import triton as backend
-from interconv_kernels._backends.triton import configs, fused, set_kernels, set_ops, tuned
+from interconv_kernels._backends.triton import configs, conv_ops, set_kernels, set_ops, tuned
 from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
@@ -167,9 +167,9 @@ def test_convolution_addresses_over_two_to_the_31(huge):
     x = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
     y = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
     x[:, :, 0, 0] = torch.arange(n)[:, None].to(torch.bfloat16)
-    walk = fused.Walk((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
+    walk = conv_ops.Walk((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
     weight = torch.eye(8, dtype=torch.bfloat16).view(1, 1, 8, 8)
-    fused._convolve(x, walk, weight, y, None, None, None, ik.activation.NONE, configs.pick("conv", x.dtype, 8, 8))
+    conv_ops.convolve(x, walk, weight, y, None, None, None, ik.activation.NONE, configs.pick("conv", x.dtype, 8, 8))
     assert torch.equal(y[:, :, 0, 0], x[:, :, 0, 0])
 
 

@@ -3,7 +3,8 @@ GPUs.
 
     set_kernels.py, conv_kernels.py   the kernels, and nothing else
     configs.py                        the tiles they are launched with, each with its reason
-    set_ops.py, fused.py              their launches: the set operations; the fused layer, forward and backward
+    set_ops.py, conv_ops.py           their launches
+    fused.py                          the layer of conv_ops, forward and backward
     tuned.py                          what `ik.tune()` measured fastest on this GPU
     ops.py                            the backend: the functions above under one roof
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...convolution import Conv
 from .configs import TILES, Tile
+from .conv_ops import precision
 
 Record = dict[str, Any]
 Table = dict[str, dict[str, Record]]  # {"device | triton version": {layer key: record}}
@@ -64,7 +65,6 @@ def machine(device: torch.device) -> str:
 
 def layer_key(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> str:
     """`direction` is forward or backward. H W counts to the nearest power of two."""
-    from .fused import precision
 
     def pair(values: tuple[int, ...]) -> str:
         return "x".join(map(str, values))

@@ -1,0 +1,211 @@
+"""The launches of conv_kernels.py, on channels_last tensors: a convolution with its epilogue, wgrad, the 1x1 layer."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ...activation import Activation
+from ...convolution import Conv
+from ...sets import SetIndex
+from . import conv_kernels, interpreted
+from .configs import TMA_TILE, WGRAD_PROGRAMS, Tile, pick
+
+Pair = tuple[int, int]
+
+
+class Walk(NamedTuple):
+    """Which pixels a launch of conv_kernel makes, and where their taps lie; pairs (height, width).
+
+    Output pixel (h out_step + phase) for h < grid reads, for tap r, input pixel (h in_step + base + r tap_step).
+    """
+
+    grid: Pair
+    in_step: Pair
+    base: Pair
+    tap_step: Pair
+    out_step: Pair
+    phase: Pair
+
+
+def convolve(
+    x: Tensor,
+    walk: Walk,
+    weight: Tensor,
+    y: Tensor,
+    t: Tensor | None,
+    set_ids: Tensor | None,
+    bias: Tensor | None,
+    activation: Activation,
+    tile: Tile | None,
+) -> None:
+    """y = act(conv(x; weight) + t of its set + bias), on the pixels of one walk; x, t and y channels_last."""
+    (taps_h, taps_w, channels, out_channels), (height, width) = weight.shape, x.shape[2:]
+    weight = weight.contiguous().to(x.dtype)
+    if tile is None or tile.kernel == "pointwise" or (tile.kernel == "conv_tma" and not fits_tma(x, walk, y)):
+        kernel = "conv_tma" if has_tma(x) and fits_tma(x, walk, y) else "conv"
+        tile = pick(kernel, x.dtype, channels, out_channels)
+    constants = {
+        "C": channels,
+        "CO": out_channels,
+        "TAPS_H": taps_h,
+        "TAPS_W": taps_w,
+        "DH": walk.tap_step[0],
+        "DW": walk.tap_step[1],
+        "HAS_SET": t is not None,
+        "HAS_BIAS": bias is not None,
+        "ACTIVATION": activation.name,
+        "PRECISION": precision(x),
+        "BN": tile.bn,
+        "BK": tile.bk,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": True,
+    }
+    column_tiles = -(-out_channels // tile.bn)
+    epilogue = (t, set_ids, bias, activation.slope)
+    with torch.cuda.device_of(x):
+        if tile.kernel == "conv_tma":
+            bh, bw = TMA_TILE
+            tiles = x.shape[0] * -(-walk.grid[0] // bh) * -(-walk.grid[1] // bw)
+            conv_kernels.conv_tma_kernel[(tiles * column_tiles,)](
+                _tiles(x, (x.shape[0], height, width, channels), [1, bh, bw, tile.bk]),
+                _tiles(weight, (taps_h * taps_w, channels, out_channels), [1, tile.bk, tile.bn]),
+                *epilogue,
+                _tiles(y, (y.shape[0], *y.shape[2:], out_channels), [1, bh, bw, tile.bn]),
+                *walk.grid,
+                *walk.base,
+                activation.slope_step,
+                **constants,
+                BH=bh,
+                BW=bw,
+            )
+            return
+        rows = x.shape[0] * walk.grid[0] * walk.grid[1]
+        conv_kernels.conv_kernel[(-(-rows // tile.bm) * column_tiles,)](
+            x,
+            weight,
+            *epilogue,
+            y,
+            x.shape[0],
+            height,
+            width,
+            *walk.grid,
+            *y.shape[2:],
+            *walk.base,
+            *walk.phase,
+            activation.slope_step,
+            **constants,
+            SH=walk.in_step[0],
+            SW=walk.in_step[1],
+            STEP_H=walk.out_step[0],
+            STEP_W=walk.out_step[1],
+            BM=tile.bm,
+        )
+
+
+def pointwise(
+    x: Tensor,
+    w_own: Tensor,
+    w_set: Tensor,
+    bias: Tensor | None,
+    sets: SetIndex,
+    activation: Activation,
+    y: Tensor,
+    tile: Tile,
+) -> None:
+    channels, out_channels = w_own.shape[2:]
+    area = x.shape[2] * x.shape[3]
+    grid = (sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn),)
+    with torch.cuda.device_of(x):
+        conv_kernels.pointwise_kernel[grid](
+            x,
+            w_own.contiguous(),
+            w_set.contiguous(),
+            sets.offsets,
+            bias,
+            activation.slope,
+            y,
+            area,
+            activation.slope_step,
+            C=channels,
+            CO=out_channels,
+            HAS_BIAS=bias is not None,
+            ACTIVATION=activation.name,
+            PRECISION=precision(x),
+            BM=tile.bm,
+            BN=tile.bn,
+            BK=tile.bk,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
+
+
+def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -> Tensor:
+    """[Co,C,kh,kw] float32: sum over samples and pixels of u (shifted by the tap) times g; u and g channels_last."""
+    out_channels, channels, taps_h, taps_w = weight.shape
+    tile = tile or pick("wgrad", u.dtype, channels, out_channels)
+    depth, pixels = taps_h * taps_w * channels, g.shape[0] * g.shape[2] * g.shape[3]
+    tiles = -(-depth // tile.bm) * -(-out_channels // tile.bn)
+    parts = max(1, min(WGRAD_PROGRAMS // tiles, pixels // (4 * tile.bk)), pixels >> 29)
+    chunk = -(-pixels // (parts * tile.bk)) * tile.bk
+    sums = torch.empty(parts, depth, out_channels, dtype=torch.float32, device=u.device)
+    with torch.cuda.device_of(u):
+        conv_kernels.wgrad_kernel[(parts * tiles,)](
+            u,
+            g,
+            sums,
+            u.shape[0],
+            *u.shape[2:],
+            *g.shape[2:],
+            -conv.padding[0],
+            -conv.padding[1],
+            chunk,
+            C=channels,
+            CO=out_channels,
+            TAPS_H=taps_h,
+            TAPS_W=taps_w,
+            SH=conv.stride[0],
+            SW=conv.stride[1],
+            DH=conv.dilation[0],
+            DW=conv.dilation[1],
+            PRECISION=precision(u),
+            BM=tile.bm,
+            BN=tile.bn,
+            BK=tile.bk,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+            enable_fp_fusion=True,
+        )
+    return sums.sum(0).view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
+
+
+def _tiles(x: Tensor, shape: tuple[int, ...], block: list[int]) -> TensorDescriptor:
+    """The descriptor of dense memory of that shape. (A size of 1 may hide its stride from torch, not from the GPU.)"""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return TensorDescriptor(x, list(shape), strides, block)
+
+
+def has_tma(x: Tensor) -> bool:
+    """Whether bulk copies of tensor tiles are to be used: NVIDIA sm_90 and later, and not for float32 without TF32,
+    whose products are the bound."""
+    if interpreted() or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (9, 0):
+        return False
+    return x.dtype != torch.float32 or precision(x) == "tf32"
+
+
+def fits_tma(x: Tensor, walk: Walk, y: Tensor) -> bool:
+    """Whether tensor descriptors can describe it: stride 1, all pixels, rows and address in multiples of 16 bytes."""
+    filled = all(count * x.element_size() % 16 == 0 for count in (x.shape[1], y.shape[1]))
+    return walk.in_step == walk.out_step == (1, 1) and filled and x.data_ptr() % 16 == 0
+
+
+def precision(x: Tensor) -> str:
+    """How float32 is multiplied: as torch's own switch for convolutions says."""
+    switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if x.dtype == torch.float32 and switch == "tf32" else "ieee"
