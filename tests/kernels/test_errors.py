@@ -192,3 +192,25 @@ def test_an_automatic_choice_logs_its_reason_once(monkeypatch, caplog):
     assert [r.getMessage() for r in caplog.records] == ["backend 'broken' is passed over on cpu: it is broken"]
     with refused(ValueError, "'broken' cannot run on cpu", "it is broken"):
         get("broken", cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope", "error", "words"),
+    [
+        ("gulu", None, ValueError, ["'gulu'", "'gelu'"]),
+        ("prelu", None, ValueError, ["prelu is None", r"\[4\]"]),
+        ("prelu", torch.ones(3), ValueError, [r"prelu is \(3,\)", r"\[4\]"]),
+        ("relu", 0.1, ValueError, ["0.1", "'relu'", "none"]),
+    ],
+)
+def test_activation(name, slope, error, words):
+    with refused(error, *words):
+        ik.interconv2d(U, WEIGHT, None, [6], activation=name, slope=slope)
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+def test_fused_where_there_is_none(backend):
+    if ik.backends()[backend]["cpu"] != "ready":
+        pytest.skip(ik.backends()[backend]["cpu"])
+    with refused(ValueError, "'fused' cannot run here", f"backend '{backend}'"):
+        ik.interconv2d(U, WEIGHT, None, [6], algorithm="fused", backend=backend)

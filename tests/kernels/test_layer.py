@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from common import ALGORITHMS, DTYPES, FORMATS, layer, make_case, oracle, with_grads, worst
 from torch import nn
 
@@ -263,3 +264,41 @@ class TestContexts:
             assert torch.equal(model(self.u, sets), want)
         with pytest.raises(ValueError, match="sum to 5"):
             model(self.u, [5])
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("algorithm", ["concat", "split", "centered", "auto"])
+def test_activations(algorithm, kernel, grad):
+    """act(layer), where gradients are asked for and where not."""
+    slopes = {"leaky_relu": 0.1, "prelu": torch.tensor([0.5, 0.25, 0.0, -1.0], dtype=torch.float64)}
+    exact = {
+        "none": lambda y: y,
+        "relu": F.relu,
+        "leaky_relu": lambda y: F.leaky_relu(y, 0.1),
+        "prelu": lambda y: F.prelu(y, slopes["prelu"]),
+        "gelu": F.gelu,
+        "silu": F.silu,
+    }
+    assert tuple(exact) == ik.activation.NAMES
+    case = make_case([2, 1, 3], kernel=kernel)
+    if grad:
+        case.require_grad()
+    for name, function in exact.items():
+        y = ik.interconv2d(
+            *(case.u, case.weight, case.bias, case.sets),
+            algorithm=algorithm,
+            activation=name,
+            slope=slopes.get(name),
+        )
+        want = function(oracle(case))
+        assert y.requires_grad == grad
+        assert worst(y, want) < 1e-12
+        if grad:
+            for a, b in zip(
+                torch.autograd.grad(y.sum(), case.tensors), torch.autograd.grad(want.sum(), case.tensors), strict=True
+            ):
+                assert worst(a, b) < 1e-12
