@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,24 @@ def predictions(
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(title)
+    _save(figure, path)
+
+
+def prompts(path: Path, images: Tensor, masks: Tensor, rows: Sequence[tuple[str, Tensor, float]]) -> None:
+    """Images [N,H,W] with the outlines of their masks [N,H,W], and rows of (title, prompts [N,2,H,W], marker size)
+    drawn on them: positive in green, negative in red."""
+    figure = Figure(figsize=(2.6 * len(images), 2.35 * len(rows)), layout="constrained")
+    figure.suptitle("Simulated prompts, positive (green) and negative (red), for the outlined label")
+    for line, (title, drawn, size) in zip(figure.subplots(len(rows), len(images), squeeze=False), rows, strict=True):
+        line[0].set_ylabel(title, fontsize=12)
+        for axes, image, mask, (positive, negative) in zip(line, images, masks, drawn, strict=True):
+            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=float(image.quantile(0.995)))
+            axes.contour(mask.numpy(), [0.5], colors="gold", linewidths=0.5)
+            for channel, color in ((positive, "lime"), (negative, "red")):
+                row, column = channel.nonzero(as_tuple=True)
+                axes.plot(column.numpy(), row.numpy(), "o", color=color, markersize=size, markeredgewidth=0)
+            axes.set_xticks([])
+            axes.set_yticks([])
     _save(figure, path)
 
 
