@@ -20,7 +20,7 @@ def sample(name, subject="s", task="t", value=0.5, labels=(1, 2), size=(16, 20))
         mask = torch.zeros(size, dtype=torch.int16)
         for label in labels:
             mask[4 * label : 4 * label + 3, 2:9] = label
-    return data.Sample(name, subject, task, torch.full((1, *size), value), mask)
+    return data.Sample(name, subject, task, torch.full((1, *size), value), mask, size)
 
 
 def ragged():
@@ -78,6 +78,20 @@ def test_groups_by_task():
     batch = data.collate([groups["t/white"], groups["t/grey"]])
     assert torch.equal(batch.masks[0], (samples[0].mask == 2).long())
     assert torch.equal(batch.masks[5], (samples[0].mask == 1).long())
+
+
+def test_one_image_of_each_subject():
+    """The slice where the label's area is largest, for each label on its own."""
+    samples = []
+    for subject in range(9):
+        slices = [sample(f"{subject}/{i}", str(subject)) for i in range(3)]
+        slices[subject % 3].mask[0] = 1
+        slices[(subject + 1) % 3].mask[0] = 2
+        samples += slices
+    grey, white = data.by_task(samples, {1: "grey", 2: "white"}, one_per_subject=True)
+    assert [s.name for s in grey.samples] == [f"{i}/{i % 3}" for i in range(9)]
+    assert [s.name for s in white.samples] == [f"{i}/{(i + 1) % 3}" for i in range(9)]
+    assert data.by_task(samples, {1: "grey"}, least=10, one_per_subject=True) == []
 
 
 def test_parts():

@@ -45,8 +45,8 @@ def slice_count(path: Path, axis: int) -> int | None:
     """
     if not is_nifti(path):
         return None
-    volume = _volume(path)
-    return None if volume.ndim == 2 else volume.shape[axis]
+    shape = _shape(path, _load_nifti(path))
+    return None if len(shape) == 2 else shape[axis]
 
 
 def read_image(path: Path, index: int | None = None, axis: int = 2) -> np.ndarray:
@@ -142,7 +142,7 @@ def _slice(path: Path, index: int | None, axis: int) -> np.ndarray:
 
 
 def _volume(path: Path) -> np.ndarray:
-    """The image or volume of a NIfTI file, without axes of length 1 at the end."""
+    """The values of a NIfTI file, shape as `_shape`."""
     try:
         status = path.stat()
     except OSError as error:
@@ -153,11 +153,7 @@ def _volume(path: Path) -> np.ndarray:
 @lru_cache(maxsize=2)  # an image and its mask: all slices of a compressed volume for one reading
 def _read_volume(path: Path, mtime_ns: int, size: int) -> np.ndarray:
     image = _load_nifti(path)
-    shape = list(image.shape)
-    while len(shape) > 2 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise DataError(f"{path}: shape {tuple(image.shape)}, expected a 2-D image or a 3-D volume")
+    shape = _shape(path, image)
     try:
         volume = np.array(np.asanyarray(image.dataobj))  # a copy: no map of a file that may go away
     except Exception as error:  # decoders of broken files raise anything
@@ -165,6 +161,16 @@ def _read_volume(path: Path, mtime_ns: int, size: int) -> np.ndarray:
     if volume.dtype.kind not in "buif":
         raise DataError(f"{path}: values of dtype {volume.dtype}, expected real numbers")
     return volume.reshape(shape)
+
+
+def _shape(path: Path, image: Any) -> list[int]:
+    """Of a 2-D image or a volume, without axes of length 1 at the end."""
+    shape = list(image.shape)
+    while len(shape) > 2 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise DataError(f"{path}: shape {tuple(image.shape)}, expected a 2-D image or a 3-D volume")
+    return shape
 
 
 def _load_nifti(path: Path) -> Any:

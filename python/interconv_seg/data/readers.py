@@ -1,13 +1,14 @@
 """Readers: what images a folder or file holds, as a `Collection`.
 
-A NIfTI volume is read as the 2-D images that its slices along `axis` are, all of one subject. Every image file is
-opened only when its scan is loaded, but for NIfTI, whose shapes say how many slices there are.
+A NIfTI volume is read as the 2-D images that its slices along `axis` are, all of one subject. An image is read
+when its scan is loaded; until then, of NIfTI alone the headers are, which say how many slices there are.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -212,7 +213,7 @@ def _sets_csv(file: Path) -> list[tuple[str, str, str]]:
         if not subject or not image:
             raise DataError(f"{file}, line {line}: set {subject!r}, image {image!r}, expected both")
         for name in filter(None, (image, mask)):
-            if not (file.parent / name).is_file():
+            if not os.path.isfile(file.parent / name):  # Path.is_file raises for some impossible names
                 raise DataError(f"{file}, line {line}: {file.parent / name}: no such file")
         listed.append((subject, image, mask))
     if not listed:

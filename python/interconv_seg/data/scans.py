@@ -25,6 +25,7 @@ class Sample:
         name, subject, task: of its `Scan`.
         image: float32 [C, H, W] in [0, 1].
         mask: int16 [H, W] of class indices, or None where there is none.
+        stored_size: (H, W) of the image in its file, before it was resized.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Sample:
     task: str
     image: Tensor
     mask: Tensor | None
+    stored_size: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +100,12 @@ class Scan:
                 f"{self._where}: the image has {tuple(image.shape[1:])} pixels and its mask {tuple(mask.shape)},"
                 " expected the same"
             )
-        if size is not None and image.shape[1:] != size:
+        stored_size = (image.shape[1], image.shape[2])
+        if size is not None and size != stored_size:
             image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
             if mask is not None:
                 mask = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.int16)
-        return Sample(self.name, self.subject, self.task, image, mask)
+        return Sample(self.name, self.subject, self.task, image, mask, stored_size)
 
     @property
     def _where(self) -> str:

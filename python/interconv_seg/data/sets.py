@@ -46,18 +46,25 @@ def by_subject(samples: Iterable[Sample]) -> list[Group]:
     return [Group("/".join(name), scans) for name, scans in _grouped(samples, lambda s: (s.task, s.subject))]
 
 
-def by_task(samples: Iterable[Sample], labels: Mapping[int, str], least: int = 8) -> list[Group]:
+def by_task(
+    samples: Iterable[Sample], labels: Mapping[int, str], least: int = 8, one_per_subject: bool = False
+) -> list[Group]:
     """One group for each task, that is dataset x modality x axis x label, each label on its own (paper, section 4.1).
 
     It holds the samples whose mask has the label somewhere; tasks with fewer than `least` of them are left out, as in
-    the paper's evaluation.
+    the paper's evaluation. With `one_per_subject` only that sample of each subject is kept where the label's area is
+    largest (the paper's choice for the slices of a volume, appendix).
     """
     groups = []
     for (task,), scans in _grouped(samples, lambda s: (s.task,)):
         for label, name in labels.items():
-            labelled = tuple(s for s in scans if s.mask is not None and bool((s.mask == label).any()))
+            areas = {s: int((s.mask == label).sum()) for s in scans if s.mask is not None}
+            labelled = [s for s, area in areas.items() if area > 0]
+            if one_per_subject:
+                subjects = _grouped(labelled, lambda s: (s.subject,))
+                labelled = [max(slices, key=areas.__getitem__) for _, slices in subjects]
             if len(labelled) >= max(least, 1):
-                groups.append(Group(f"{task}/{name}", labelled, label))
+                groups.append(Group(f"{task}/{name}", tuple(labelled), label))
     return groups
 
 
