@@ -48,8 +48,8 @@ def test_unit_range_of_odd_images():
     hot[[3, 4]] = 1e9  # two hot pixels leave the rest where it was
     torch.testing.assert_close(data.unit_range(hot)[10:900], data.unit_range(ramp)[10:900], atol=0.01, rtol=0)
     few = torch.zeros(1000)
-    few[0] = 5  # too few for a percentile
-    assert data.unit_range(few).tolist() == [1.0] + [0.0] * 999
+    few[0], few[1] = 4, 1  # too few for a percentile
+    assert data.unit_range(few).tolist() == [1.0, 0.25] + [0.0] * 998
     assert data.unit_range(torch.full((7,), 3.0)).tolist() == [0.0] * 7
     holes = data.unit_range(torch.tensor([torch.nan, torch.inf, -torch.inf, 1, 2, 3]))
     assert holes[:3].tolist() == [0, 1, 0]
@@ -181,6 +181,13 @@ def test_nnunet(nnunet):
             stored = np.array(Image.open(nnunet / f"imagesTr/{scan.name}_{channel:04d}.png"))
             torch.testing.assert_close(sample.image[channel], data.unit_range(torch.tensor(stored)))
         np.testing.assert_array_equal(sample.mask, np.array(Image.open(nnunet / f"labelsTr/{scan.name}.png")))
+
+
+def test_the_order_of_scans_is_not_the_disks(nnunet, monkeypatch):
+    listed = Path.glob
+    for order in (False, True):
+        monkeypatch.setattr(Path, "glob", lambda *args, order=order: iter(sorted(listed(*args), reverse=order)))
+        assert [scan.name for scan in data.read(nnunet).scans] == ["a", "b"]
 
 
 def test_nnunet_volumes_and_test_images(nnunet, save, rng):

@@ -220,6 +220,14 @@ def test_a_step_is_a_function_of_the_seed():
     assert same(pickle.loads(pickle.dumps(wanted[0])), wanted[0])
 
 
+def test_a_scan_looks_different_at_each_step():
+    one = data.Group("g", (sample("a"),))
+    batches = data.SetBatches([one], 1, (1, 1), data.Augmentation(per_sample=data.geometry()), draw_prompts)
+    drawn = [batches[step] for step in range(4)]
+    for what in ("images", "prompts"):
+        assert len(torch.cat([getattr(batch, what) for batch in drawn]).flatten(1).unique(dim=0)) >= 3
+
+
 # Augmentation
 
 

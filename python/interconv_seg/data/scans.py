@@ -147,7 +147,7 @@ def unit_range(values: Tensor) -> Tensor:
     low, high = np.percentile(finite.numpy(), (CLIPPED, 100 - CLIPPED))
     if low == high:
         low, high = float(finite.min()), float(finite.max())
-    scaled = (values.double() - low) / ((high - low) or 1.0)
+    scaled = (values.double() - low) / (high - low)  # of a constant image 0 / 0: NaN
     return scaled.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).float()
 
 
