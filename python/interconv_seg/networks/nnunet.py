@@ -47,9 +47,7 @@ class NnUNet(Body):
         self.stride = 2 ** (len(features) - 1)
         self.smallest = 2 * self.stride
         inputs = [in_channels, *features[:-1]]
-        self.encoder = nn.ModuleList(
-            _stage(inputs[i], f, stride=1 if i == 0 else 2) for i, f in enumerate(features)
-        )
+        self.encoder = nn.ModuleList(_stage(inputs[i], f, stride=1 if i == 0 else 2) for i, f in enumerate(features))
         rising = list(zip(features[::-1][:-1], features[::-1][1:], strict=True))  # (from below, here), lowest first
         self.ups = nn.ModuleList(nn.ConvTranspose2d(below, f, 2, stride=2) for below, f in rising)
         self.decoder = nn.ModuleList(_stage(2 * f, f, stride=1) for _, f in rising)

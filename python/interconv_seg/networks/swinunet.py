@@ -125,6 +125,8 @@ class WindowAttention(nn.Module):
     window along that side. Tokens [N, C, H, W] of any H and W; the result is channels_last.
     """
 
+    position_index: Tensor
+
     def __init__(self, channels: int, heads: int, shifted: bool):
         super().__init__()
         self.out_channels = channels  # what an InterConv appended to this takes

@@ -29,13 +29,13 @@ def rows() -> list[Row]:
     """Tables 4 to 6, and ScribblePrompt (section 4.1), with 1 input channel and 21 classes (ScribblePrompt: 1)."""
     found = []
     for size, (family, baseline, replaced) in SIZES.items():
-        table, label, figures = _PAPER[family]
+        table, names, figures = _PAPER[family]
         figures = figures or (size.removeprefix(f"{family}-"),) * 2
-        found.append(Row(table, label, baseline, count_parameters(family, None, baseline), figures[0]))
-        found.append(Row(table, f"{label}-InterConv", replaced, count_parameters(family, "replace", replaced), figures[1]))
+        found.append(Row(table, names[0], baseline, count_parameters(family, None, baseline), figures[0]))
+        found.append(Row(table, names[1], replaced, count_parameters(family, "replace", replaced), figures[1]))
         if family in _FULL_WIDTH:
             full = count_parameters(family, "replace", baseline)
-            found.append(Row(table, f"{label}-InterConv", baseline, full, _FULL_WIDTH[family]))
+            found.append(Row(table, names[1], baseline, full, _FULL_WIDTH[family]))
     return found
 
 
@@ -56,13 +56,14 @@ def main() -> None:
     print(f"\n{NOTE}")
 
 
-# Family: its table, its name there, and the paper's figures for (baseline, InterConv); None: those in the size's name.
-_PAPER: dict[str, tuple[str, str, tuple[str, str] | None]] = {
-    "simpleunet": ("Table 4", "SimpleUNet", None),
-    "nnunet": ("Table 5", "nnUNet", ("20.6M", "20.4M")),
-    "swinunet": ("Table 6", "SwinUNet", ("27.1M", "26.8M")),
-    "scribbleprompt": ("section 4.1", "ScribblePrompt-UNet", ("3.6M", "3.6M")),
+# Family: its table, its names there and the paper's figures, each (baseline, InterConv); None: as the size is named.
+_PAPER: dict[str, tuple[str, tuple[str, str], tuple[str, str] | None]] = {
+    "simpleunet": ("Table 4", ("SimpleUNet", "SimpleUNet-InterConv"), None),
+    "nnunet": ("Table 5", ("nnUNet", "nnUNet-InterConv"), ("20.6M", "20.4M")),
+    "swinunet": ("Table 6", ("SwinUNet", "SwinUNet-InterConv"), ("27.1M", "26.8M")),
+    "scribbleprompt": ("section 4.1", ("ScribblePrompt-UNet", "ScribblePrompt-InterConv"), ("3.6M", "3.6M")),
 }
+# InterConv networks that the paper also gives at their baseline's width.
 _FULL_WIDTH = {"nnunet": "34.9M *", "swinunet": "34.9M"}
 
 if __name__ == "__main__":
