@@ -60,22 +60,19 @@ def test_the_position_bias_learns_what_the_formula_says():
 @pytest.mark.parametrize("interconv", ["replace", "append"])
 def test_interconv_takes_tokens_without_a_copy(interconv):
     """What comes to InterConv2d is the tokens' own memory, and no pass over it in forward or backward copies them."""
-    network = build("swinunet", interconv, features=24)
-    block = network.body.encoder[0][0]
-    module = block.mlp if interconv == "replace" else block.attention
-    layer = module.expand if interconv == "replace" else module[1]
-    seen = []
-    layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    tokens = torch.randn(3, 56, 48, 24, requires_grad=True)  # [N, H, W, C]
-    x = tokens.permute(0, 3, 1, 2)
-    if interconv == "append":
-        module[0].register_forward_hook(lambda attention, inputs, y: seen.append(y))
+    block = build("swinunet", interconv, features=24).body.encoder[0][0]
+    before, layer = (
+        (block.mlp_norm, block.mlp.expand) if interconv == "replace" else (block.attention[0], block.attention[1])
+    )
+    given, taken = [], []
+    before.register_forward_hook(lambda module, inputs, y: given.append(y))
+    layer.register_forward_pre_hook(lambda module, inputs: taken.append(inputs[0]))
+    tokens = torch.randn(3, 56, 48, 24)  # [N, H, W, C]
     with ik.use_sets(ik.Sets.from_lengths([2, 1])):
-        module(x)
-        u = seen[-1]
+        block(tokens.permute(0, 3, 1, 2))
+        [u] = taken
         assert u.is_contiguous(memory_format=torch.channels_last)
-        assert u.permute(0, 2, 3, 1).is_contiguous()
-        assert u.data_ptr() == (x if interconv == "replace" else seen[0]).data_ptr()
+        assert u.data_ptr() == given[0].data_ptr()
         u = u.detach().requires_grad_()
         with torch.profiler.profile(record_shapes=True) as profile:
             y = layer(u)
