@@ -96,11 +96,9 @@ def measure_time(
             label = form + (" compiled" if compiled else "")
             steps[label] = make_step(network, lengths, size, fmt, compiled)
             losses[label] = float(steps[label]())  # warms up, too
-            gradients[label] = [p.grad for p in network.parameters() if p.grad is not None]
+            gradients[label] = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
     for label in steps:
-        wrong = max(
-            float((a - b).norm() / b.norm()) for a, b in zip(gradients[label], gradients["concat"], strict=True)
-        )
+        wrong = float((gradients[label] - gradients["concat"]).norm() / gradients["concat"].norm())
         if not (abs(losses[label] / losses["concat"] - 1) < 1e-4 and wrong < 1e-2):
             raise SystemExit(f"{name}, {label}: the step differs from concat's, gradients by {wrong:.1e}: not timed")
     times: dict[str, list[float]] = {label: [] for label in steps}
