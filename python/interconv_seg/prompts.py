@@ -1,20 +1,15 @@
-"""Prompts as a user might give them: scribbles and clicks, drawn from the truth (paper, section 4.1).
-
-`python -m interconv_seg.prompts --picture docs/prompts.png` shows them.
-"""
+"""Prompts as a user might give them: scribbles and clicks, drawn from the truth (paper, section 4.1)."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .seeding import random_of, seed_of
+from .seeding import random_of
 
 Kind = Literal["scribble", "click", "mixed"]
 EVALUATED = (1, 2, 4, 8)  # numbers of prompts in the paper's evaluation
@@ -140,34 +135,3 @@ def _longest_run(inside: Tensor) -> Tensor:
     lengths = torch.zeros(*inside.shape[:-1], inside.shape[-1] + 1, dtype=torch.int64, device=inside.device)
     lengths.scatter_add_(-1, run, inside.long())
     return inside & (run == lengths.argmax(-1, keepdim=True))
-
-
-def main() -> None:
-    """Write the picture."""
-    parser = argparse.ArgumentParser(prog="python -m interconv_seg.prompts", description="Show simulated prompts.")
-    parser.add_argument("--picture", type=Path, required=True, help="the PNG file to write")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    from . import plots
-    from .anatomy import HELD_OUT_SLICES, Template, simulate_subject
-
-    template = Template.load()
-    images, masks = [], []
-    for i in range(4):
-        random = torch.Generator().manual_seed(args.seed + i)
-        scans, tissues = simulate_subject(template, HELD_OUT_SLICES[2 * i], 1, random)
-        images.append(scans[0, 0])
-        masks.append(tissues == 2)
-    rows = []
-    shown: tuple[tuple[Kind, float], ...] = (("scribble", 1.6), ("click", 4.0))
-    for kind, marker_size in shown:
-        for number in (2, 8):
-            seeds = [seed_of(args.seed, i) for i in range(len(masks))]
-            drawn = draw_prompts(torch.stack(masks), seeds, number, number, kind)
-            rows.append((f"{number} + {number} {kind}s", drawn, marker_size))
-    plots.prompts(args.picture, torch.stack(images), torch.stack(masks), rows)
-    print(f"Wrote {args.picture}")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from ..atomic import replacing
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 ENDINGS = NIFTI_ENDINGS + PICTURE_ENDINGS
@@ -111,10 +113,8 @@ def write_mask(path: Path, mask: np.ndarray, like: Path | None = None) -> None:
         like: the NIfTI image that was segmented: its affine and header are kept, and its shape where that has more axes
             of length 1.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     mask = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)
-    partial = path.with_name(".partial-" + path.name)  # the ending stays: it names the format
-    try:
+    with replacing(path) as partial:
         if is_nifti(path):
             source = _load_nifti(like) if like is not None else None
             header = source.header.copy() if source is not None else None
@@ -125,9 +125,6 @@ def write_mask(path: Path, mask: np.ndarray, like: Path | None = None) -> None:
             nib.save(nib.Nifti1Image(mask, source.affine if source is not None else np.eye(4), header), partial)
         else:
             Image.fromarray(mask).save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _slice(path: Path, index: int | None, axis: int) -> np.ndarray:

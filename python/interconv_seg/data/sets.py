@@ -92,6 +92,27 @@ class Batch:
         """What a network takes: the images, with the prompts as two further channels if there are any."""
         return self.images if self.prompts is None else torch.cat([self.images, self.prompts], dim=1)
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch as at most `parts` smaller ones of consecutive whole sets, about as many sets in each."""
+        lengths = self.sets.lengths
+        per_part = -(-len(lengths) // parts)
+        done = []
+        for first in range(0, len(lengths), per_part):
+            own = lengths[first : first + per_part]
+            start = sum(lengths[:first])
+            samples = slice(start, start + sum(own))
+            done.append(
+                Batch(
+                    self.images[samples],
+                    None if self.masks is None else self.masks[samples],
+                    None if self.prompts is None else self.prompts[samples],
+                    ik.Sets.from_lengths(own, self.images.device),
+                    self.names[samples],
+                    self.groups[first : first + per_part],
+                )
+            )
+        return done
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
         images, masks, prompts = (
