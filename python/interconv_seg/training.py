@@ -31,7 +31,7 @@ from .seeding import seed_of
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COLUMNS = (
     "step",
-    "loss",  # of training: per set (see `interactive_loss`), the mean over the interval
+    "loss",  # of training, per sample, over the interval
     "validation_loss",  # per sample
     "validation_dice",  # the mean over samples
     "learning_rate",
@@ -51,7 +51,7 @@ class Training:
 
     Attributes:
         step: steps done. best_loss, best_step: the least validation loss, and after how many steps it was.
-        loss_sum: of the steps since the last multiple of the config's interval.
+        loss_sum, samples: since the last validation, the sum over samples of their losses, and their number.
 
     Raises:
         ValueError: float16 elsewhere than on CUDA (gradients need the scaler, which is for CUDA).
@@ -68,7 +68,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.loss_of = interactive_loss if config.mode == "interactive" else automatic_loss
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.loss_sum, self.samples = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def run_step(self, batch: Batch) -> None:
         """One step of Adam on a batch, which goes through the network in `config.accumulate` parts."""
@@ -81,7 +81,8 @@ class Training:
             # a batch's loss is a mean over its sets: parts count by theirs
             loss = self._loss(part) * (len(part.groups) / len(batch.groups))
             self.scaler.scale(loss).backward()
-            self.loss_sum += loss.detach().double()
+            self.loss_sum += loss.detach().double() * len(batch.groups)
+            self.samples += len(part.images)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -117,6 +118,7 @@ class Training:
             "best_step": self.best_step,
             "best_loss": self.best_loss,
             "loss_sum": self.loss_sum,
+            "samples": self.samples,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -125,7 +127,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
-        self.loss_sum = state["loss_sum"]
+        self.loss_sum, self.samples = state["loss_sum"], state["samples"]
 
     def _loss(self, batch: Batch) -> Tensor:
         moved = batch.to(self.device, non_blocking=True)
@@ -192,8 +194,7 @@ def train(
             bar.update()
             last = training.step == config.steps
             if training.step % config.interval == 0 or last:
-                steps = config.interval if training.step % config.interval == 0 else training.step % config.interval
-                row = _finish_interval(training, folder, validation, metrics, steps, images, start)
+                row = _finish_interval(training, folder, validation, metrics, images, start)
                 for name, value in row.items():
                     board.add_scalar(name, value, training.step)
                 bar.write(_line(row, training), file=sys.stdout)
@@ -205,16 +206,10 @@ def train(
 
 
 def _finish_interval(
-    training: Training,
-    folder: Path,
-    validation: Sequence[Batch],
-    metrics: MetricsFile,
-    steps: int,
-    images: int,
-    start: float,
+    training: Training, folder: Path, validation: Sequence[Batch], metrics: MetricsFile, images: int, start: float
 ) -> dict[str, float]:
     """Validate, log, save. The row is on the disk before the checkpoint that says its step is done."""
-    loss = float(training.loss_sum) / steps  # waits for the device, so that the time is right
+    loss = float(training.loss_sum) / training.samples  # waits for the device, so that the time is right
     seconds = time.perf_counter() - start
     if not math.isfinite(loss):
         raise FloatingPointError(
@@ -226,6 +221,7 @@ def _finish_interval(
     row = dict(zip(COLUMNS, (training.step, *figures), strict=True))
     metrics.append(row)
     training.loss_sum.zero_()
+    training.samples = 0
     if validation_loss < training.best_loss:
         training.best_loss, training.best_step = validation_loss, training.step
         best = {"network": training.network.state_dict(), "step": training.step, "validation_loss": validation_loss}
