@@ -36,7 +36,7 @@ def dice_by_set_size(path: Path, rows: Sequence[Row], names: tuple[str, str]) ->
 def improvement_by_set_size(path: Path, rows: Sequence[Row]) -> None:
     """Dice improvement over the baseline against set size, a line with its band for each number of prompts (paper,
     Figure 4)."""
-    figure = Figure(figsize=(5.8, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     counts = sorted({row.prompts for row in rows})
     shades = colormaps["viridis"](np.linspace(0.0, 0.85, len(counts)))
@@ -47,7 +47,7 @@ def improvement_by_set_size(path: Path, rows: Sequence[Row]) -> None:
     _set_size_axis(axes, sorted({float(row.set_size or 0) for row in rows}))
     _improvement_axis(axes)
     if counts != [0]:
-        axes.legend(title="prompts per image,\npositive + negative")
+        figure.legend(title="prompts per image:\npositive + negative", loc="outside right upper", frameon=False)
     _save(figure, path)
 
 
@@ -72,11 +72,12 @@ def overlays(
     prompts: Tensor | None = None,
 ) -> None:
     """Images [N, H, W] in rows; in columns the image (with its prompts [N, 2, H, W]) and, over it in colours, the
-    classes that each of `columns` [N, H, W] says, with the Dice of those that have one."""
+    classes that each of `columns` [N, H, W] says, of which "truth" is one. Those that have a Dice show it, and the
+    truth's outline in white."""
     count, height, width = images.shape
     wide = 2.4 * width / height
     figure = Figure(figsize=(wide * (1 + len(columns)), 2.65 * count + 0.5), layout="constrained")
-    colors = colormaps["tab10" if len(structures) <= 10 else "tab20"]
+    colors = colormaps["Set1" if len(structures) <= 9 else "tab20"]
     palette = np.array([(0, 0, 0, 0), *((*colors(i % colors.N)[:3], 0.6) for i in range(len(structures)))])
     for i, line in enumerate(figure.subplots(count, 1 + len(columns), squeeze=False)):
         for axes, title in zip(line, ("image", *columns), strict=True):
@@ -84,12 +85,15 @@ def overlays(
             if title in columns:
                 axes.imshow(palette[columns[title][i].numpy()], interpolation="nearest")
             elif prompts is not None:
-                _draw_prompts(axes, prompts[i], size=2.5)
+                _draw_prompts(axes, prompts[i], size=4)
             axes.set_xticks([])
             axes.set_yticks([])
             if i == 0:
                 axes.set_title(title, fontsize=11)
             if title in dice:
+                for label in range(1, 1 + len(structures)):
+                    outline = (columns["truth"][i] == label).float().numpy()
+                    axes.contour(outline, [0.5] if outline.any() else [], colors="white", linewidths=0.7)
                 axes.set_xlabel(f"Dice {dice[title][i]:.3f}", fontsize=9)
     handles: list[Patch | Line2D] = [
         Patch(color=palette[1 + i], label=name) for i, name in enumerate(structures) if len(structures) > 1

@@ -185,7 +185,9 @@ def test_segment_from_prompts(work, tmp_path, capsys, monkeypatch):
 
 def test_prompts_models_doctor(work, tmp_path, capsys, monkeypatch):
     says(capsys, 0, "prompts", "--data", work / "scans", "--label", "7", "--numbers", "2", "--out", tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    says(capsys, 0, "prompts", "--out", tmp_path / "simulated.png")
+    for name in ("p.png", "simulated.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     out = says(capsys, 0, "models")
     assert "| simpleunet-2M | 142 | 100 |" in out
     assert "20,638,025" in out
@@ -249,11 +251,11 @@ def test_help_has_an_example(command, capsys):
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(work, tmp_path, capsys):
     arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets", "2"]
-    arguments += ["--steps", "150", "--out", str(tmp_path), "--no-augment"]
+    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--no-augment"]
     code = "import sys; from interconv_seg.cli import main; sys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "seed0/metrics.csv"
-    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
@@ -261,8 +263,8 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(work, tmp_path, capsys):
     assert f"interconv train --resume {tmp_path}/seed0" in err
     assert "Traceback" not in err
     reached = torch.load(tmp_path / "seed0/last.pt")["step"]
-    assert 2 < reached < 150
+    assert 10 <= reached < 100
     out = says(capsys, 0, "train", "--resume", tmp_path / "seed0", "--device", "cpu")
-    assert "ended at step 150 (the last step)" in out
+    assert "ended at step 100 (the last step)" in out
     steps = [int(row["step"]) for row in csv.DictReader(metrics.open())]
-    assert steps == list(range(2, 151, 2))
+    assert steps == list(range(10, 101, 10))

@@ -212,7 +212,7 @@ def test_the_paired_t_test():
 def rows():
     groups = [group(2 + i, f"g{i}") for i in range(4)]
     scores = evaluate(Spy(CLASSES), groups, (1, 2, None))
-    base = [replace(score, dice=tuple(d - 0.09 - 0.02 * (i % 2) for i, d in enumerate(score.dice))) for score in scores]
+    base = [replace(score, dice=tuple(0.8 * dice for dice in score.dice)) for score in scores]
     return scores, base
 
 
@@ -220,16 +220,16 @@ def test_the_summary(rows):
     found = reports.summarize(*rows)
     assert [row.set_size for row in found] == [1, 2, None]
     for row in found:
-        assert row.gain.mean == pytest.approx(0.1)
-        assert row.baseline.mean == pytest.approx(row.dice.mean - 0.1)
+        assert row.gain.mean == pytest.approx(0.2 * row.dice.mean)
+        assert row.baseline.mean == pytest.approx(0.8 * row.dice.mean)
         assert row.dice.count == 2 + 3 + 4 + 5
         own = [score.dice[1] for score in rows[0] if score.set_size == row.set_size]
         assert row.structures[1] == pytest.approx(statistics.fmean(own))
     text = reports.markdown(found, ["a", "b"]).splitlines()
     assert len({line.count("|") for line in text}) == 1
-    assert "+0.100" in text[2]
+    assert f"{0.2 * found[0].dice.mean:+.3f} [" in text[2]
     [first, *_] = csv.DictReader(io.StringIO(reports.rows_csv(found, ["a", "b"])))
-    assert float(first["gain"]) == pytest.approx(0.1)
+    assert float(first["gain"]) == pytest.approx(0.2 * float(first["dice"]))
     table = list(csv.DictReader(io.StringIO(reports.scores_csv(rows[0], ["a", "b"]))))
     assert len(table) == len(rows[0])
     by_scans = reports.summarize(rows[0], None, by_scans=True)

@@ -1,5 +1,4 @@
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -165,10 +164,3 @@ def test_wrong_arguments(change, error, word):
     right = {"masks": torch.zeros(2, 8, 8, dtype=torch.bool), "seeds": [1, 2]}
     with pytest.raises(error, match=word):
         draw_prompts(**(right | change))
-
-
-def test_the_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prompts", "--picture", str(tmp_path / "p.png")])
-    prompts.main()
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(tmp_path.iterdir())) == 1

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             for number in conditions["prompts"]:
                 name = f"improvement_by_scans_{number}_prompts.png" if number else "improvement_by_scans.png"
                 plots.improvement_by_scans(args.out / name, [row for row in by_scans if row.prompts == number])
-    _draw(args.out / "overlays.png", {"baseline": theirs, "InterConv" if theirs else "network": ours}, groups, args)
+    _draw(args.out / "overlays.png", {"baseline": theirs, "network": ours}, groups, args)
     print(f"Tables and pictures: {args.out}")
     return 0
 
@@ -129,7 +129,7 @@ def _draw(path: Path, ensembles: dict[str, Ensemble | None], groups: Sequence[Gr
             continue
         predicted = ensemble.probabilities(batch).argmax(1).cpu()
         structures = ensemble.structures
-        title = f"{name}, K = {len(batch.images)}"
+        title = name if ensemble.config.interconv is None else f"InterConv, K = {len(batch.images)}"
         columns[title] = predicted[:SHOWN]
         dice[title] = dice_of(predicted, batch.masks, 1 + len(structures)).nanmean(1).tolist()
     prompts = None if batch.prompts is None else batch.prompts[:SHOWN]
