@@ -137,22 +137,26 @@ def held_out_groups(template: Template, count: int, seed: int) -> list[Group]:
 
 
 def affordable_steps(configs: Sequence[Config], batches: SimulatedBatches, most: int, seconds: float) -> int:
-    """How many steps, at most `most`, all networks together can do in so many seconds, by the time of a few."""
+    """How many steps, at most `most`, all networks together can do in so many seconds, by the fastest of a few: in
+    processor time, so that a moment in which the machine is busy with other things does not count."""
     each = 0.0
     for config in configs:
         training = Training(config)
-        training.run_step(batches[0])  # the first is slower
-        start = time.perf_counter()
-        for step in (1, 2):
-            training.run_step(batches[step])
-        each += (time.perf_counter() - start) / 2
+        per_image = []
+        for step in range(3):
+            batch = batches[step]
+            start = time.process_time()
+            training.run_step(batch)
+            per_image.append((time.process_time() - start) / torch.get_num_threads() / len(batch.images))
+        each += min(per_image) * BASELINE.sets * (1 + MOST_SCANS) / 2  # images in a batch, on average
     return max(1, min(most, int(seconds / each)))
 
 
 def report(rows: Sequence[Row], out: Path) -> None:
     """Print Dice by set size, say whether InterConv is above its baseline for every K > 1, write dice.csv and
     dice.png."""
-    print(f"Dice on {rows[0].dice.count} held-out subjects of {MOST_SCANS} scans (mean [95 % bootstrap CI]):")
+    count = rows[0].dice.count
+    print(f"Dice on {count} held-out subjects of {MOST_SCANS} scans (mean [95 % bootstrap CI over subjects]):")
     print(" K   baseline               InterConv              gain")
     larger: dict[int | None, float] = {}
     clearly = []

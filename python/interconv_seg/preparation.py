@@ -98,22 +98,21 @@ def to_classes(samples: Sequence[Sample], config: Config, collection: Collection
     """The samples with class indices 0, 1, 2, ... in place of the values that are the config's labels.
 
     Raises:
-        DataError: a mask holds another value.
+        DataError: a mask holds another value, or is missing.
     """
     values = torch.tensor([0, *sorted(config.labels)])
     done = []
     for sample in samples:
-        mask = None
-        if sample.mask is not None:
-            mask = torch.searchsorted(values, sample.mask.long()).clamp(max=len(values) - 1)
-            wrong = values[mask] != sample.mask
-            if wrong.any():
-                raise DataError(
-                    f"{collection.name}/{sample.name}: the mask holds {sample.mask[wrong][0]}, expected"
-                    f" {', '.join(map(str, values.tolist()))}, the labels of the run"
-                )
-            mask = mask.to(sample.mask.dtype)
-        done.append(replace(sample, mask=mask))
+        if sample.mask is None:
+            raise DataError(f"{collection.name}/{sample.name}: no mask, expected one")
+        classes = torch.searchsorted(values, sample.mask.long()).clamp(max=len(values) - 1)
+        wrong = values[classes] != sample.mask
+        if wrong.any():
+            raise DataError(
+                f"{collection.name}/{sample.name}: the mask holds {sample.mask[wrong][0]}, expected"
+                f" {', '.join(map(str, values.tolist()))}, the labels of the run"
+            )
+        done.append(replace(sample, mask=classes.to(sample.mask.dtype)))
     return done
 
 

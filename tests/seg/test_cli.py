@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -247,6 +248,18 @@ def test_user_errors_are_one_line(work, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["train", "evaluate", "segment", "prompts", "models", "doctor"])
 def test_help_has_an_example(command, capsys):
     assert f"example:\n  interconv {command}" in says(capsys, 0, command, "--help")
+
+
+def test_the_example_of_the_documentation(work, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    for named, tiny in (("simpleunet-60K", "simpleunet"), ("steps=5000", "steps=1, features=2, size=(16, 16)")):
+        assert named in example
+        example = example.replace(named, tiny)
+    (tmp_path / "scans").symlink_to(work / "scans")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert "| K | n | Dice [95 % CI] | 3 | 7 |" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(work, tmp_path, capsys):

@@ -291,6 +291,9 @@ def test_groups_of_both_modes(tmp_path, arrays):
         load_groups(BINARY, [path], least=7)
     with pytest.raises(DataError, match="another's name"):
         load_groups(automatic, [path, path])
+    np.savez(tmp_path / "some.npz", **arrays, has_label=np.arange(12) > 0)
+    with pytest.raises(DataError, match="some/s0/coronal/0: no mask"):
+        load_groups(automatic, [str(tmp_path / "some.npz")])
     batch = training_batches(BINARY, tasks)[0]
     assert batch.inputs.shape[1] == 3
     assert batch.masks.max() == 1

@@ -1,4 +1,4 @@
-"""The paper's tables of network sizes, counted anew. `python -m interconv_seg.networks.tables`"""
+"""The paper's tables of network sizes, counted anew."""
 
 from __future__ import annotations
 
@@ -65,6 +65,3 @@ _PAPER: dict[str, tuple[str, tuple[str, str], tuple[str, str] | None]] = {
 }
 # InterConv networks that the paper also gives at their baseline's width.
 _FULL_WIDTH = {"nnunet": "34.9M *", "swinunet": "34.9M"}
-
-if __name__ == "__main__":
-    main()
