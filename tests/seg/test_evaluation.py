@@ -179,8 +179,8 @@ def test_the_bootstrap_interval():
     random = np.random.default_rng(99)  # other resamples: ends agree to their own noise
     means = sorted(statistics.fmean(random.choice(values, 60)) for _ in range(4000))
     spread = means[3899] - means[99]
-    assert found.low == pytest.approx(means[99], abs=0.12 * spread)
-    assert found.high == pytest.approx(means[3899], abs=0.12 * spread)
+    assert found.low == pytest.approx(means[99], abs=0.05 * spread)
+    assert found.high == pytest.approx(means[3899], abs=0.05 * spread)
     assert found == estimate(values)
     one = estimate([0.5])
     assert (one.mean, one.count) == (0.5, 1)
