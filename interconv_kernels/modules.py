@@ -17,9 +17,10 @@ from .sets import Sets, as_sets
 
 class _Current(threading.local):
     """The sets of the innermost `use_sets` block, each thread its own. (torch.compile follows this, not a
-    ContextVar.)"""
+    ContextVar.) Set in each thread from the start: its guards want an attribute that does not come and go."""
 
-    sets: Any = None
+    def __init__(self) -> None:
+        self.sets: Any = None
 
 
 _current = _Current()

@@ -2,39 +2,56 @@
 interconv_seg.demo`
 
 Trains SimpleUNet and SimpleUNet-InterConv (replace; about the same number of parameters) on the same ragged sets of
-simulated clinical scans, then compares them on held-out subjects by set size. Writes predictions.png, dice.png and
-dice.csv.
+simulated clinical scans, then compares them on held-out subjects by set size. Writes predictions.png, dice.png,
+dice.csv and the two runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
+import shutil
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
-from monai.metrics import compute_dice
-from scipy.stats import bootstrap
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import interconv_kernels as ik
 
-from . import plots
-from .anatomy import HELD_OUT_SLICES, TISSUES, TRAIN_SLICES, Template, simulate_subject
-from .networks import SimpleUNet
+from . import plots, reports
+from .anatomy import HEIGHT, HELD_OUT_SLICES, TISSUES, TRAIN_SLICES, WIDTH, Template, simulate_subject
+from .atomic import write_text
+from .data import Batch, Group, Sample, collate
+from .evaluation import Ensemble, dice_of, evaluate
+from .losses import automatic_loss
+from .reports import Row
+from .runs import Config, Run
+from .seeding import random_of, seed_of
+from .training import Training, train
 
 SET_SIZES = (1, 2, 4, 8)
 MOST_SCANS = 8
-SUBJECTS_PER_STEP = 2
+SHOWN = 4  # scans in the picture
 # Widths of equal cost: 54,039 and 52,860 parameters with three tissues. (With 21 classes the paper pairs 24 with 16.)
-FEATURES, INTERCONV_FEATURES = 23, 16
+BASELINE = Config(
+    mode="automatic",
+    network="simpleunet",
+    features=23,
+    labels=dict(enumerate(TISSUES[1:], start=1)),
+    size=(HEIGHT, WIDTH),
+    sets=2,
+    set_sizes=(1, MOST_SCANS),
+    augment=False,
+    interval=100,
+    learning_rate=3e-3,
+    schedule="cosine",
+)
+INTERCONV = replace(BASELINE, interconv="replace", features=16)
 
 
 def main() -> None:
@@ -42,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="training steps of each network (default %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=4.0, help="stop training after this long, if sooner (default %(default)s)"
+        "--minutes", type=float, default=4.0, help="fewer steps, if training takes longer (default %(default)s)"
     )
     parser.add_argument("--subjects", type=int, default=24, help="held-out subjects (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,180 +67,138 @@ def main() -> None:
         "--out", type=Path, default=Path("out/demo"), help="folder for the results (default %(default)s)"
     )
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(args.seed)
 
     print(
         "Subjects are simulated: random smooth deformations of coronal slices of one template, MNI152 (from nilearn)."
     )
     print("Their scans are degraded as clinical scans are; the clean slice's tissues are the truth.\n")
     template = Template.load()
-    baseline, interconv = build_networks()
-    print(
-        f"SimpleUNet {FEATURES}: {_parameters(baseline):,} parameters;"
-        f" SimpleUNet-InterConv {INTERCONV_FEATURES}: {_parameters(interconv):,}"
-    )
+    batches = SimulatedBatches(template, args.seed)
+    configs = {name: replace(c, seed=args.seed) for name, c in (("baseline", BASELINE), ("InterConv", INTERCONV))}
+    sizes = {name: sum(p.numel() for p in config.new_network().parameters()) for name, config in configs.items()}
+    print(f"SimpleUNet 23: {sizes['baseline']:,} parameters; SimpleUNet-InterConv 16: {sizes['InterConv']:,}")
+    steps = affordable_steps(list(configs.values()), batches, args.steps, args.minutes * 60)
+    if steps < args.steps:
+        print(f"{steps} steps, not {args.steps}: that many fit into {args.minutes:g} minutes.")
 
-    train(baseline, interconv, template, args.steps, args.minutes * 60, args.seed)
-    subjects = held_out_subjects(template, args.subjects, args.seed)
-    scores = evaluate(baseline, interconv, subjects)
-    report(scores, args.out)
-    report_step_time(interconv, template, args.seed)
-    images, tissues = subjects[0]
-    plots.predictions(
-        args.out / "predictions.png", images, tissues, predict(baseline, images), predict(interconv, images, MOST_SCANS)
+    validation = [batches[-1], batches[-2]]  # of training's slices; only to be logged
+    runs, seconds = {}, {}
+    for name, config in configs.items():
+        folder = args.out / name.lower()
+        shutil.rmtree(folder, ignore_errors=True)
+        start = time.perf_counter()
+        train(folder, replace(config, steps=steps), batches, validation)
+        seconds[name] = time.perf_counter() - start
+        runs[name] = Run.open(folder)
+    print(f"{steps} steps each: baseline {seconds['baseline']:.0f} s, InterConv {seconds['InterConv']:.0f} s.\n")
+
+    groups = held_out_groups(template, args.subjects, args.seed)
+    baseline, interconv = (Ensemble([runs[name]]) for name in configs)
+    rows = reports.summarize(
+        evaluate(interconv, groups, SET_SIZES), evaluate(baseline, groups, SET_SIZES), unit="subject"
     )
+    report(rows, args.out)
+    report_step_time(runs["InterConv"].network, batches[0])
+    draw(args.out / "predictions.png", groups[0], baseline, interconv)
     print(f"Pictures and table: {args.out}/predictions.png, dice.png, dice.csv")
 
 
-def build_networks() -> tuple[nn.Module, ik.SetModel]:
-    """The baseline, and the InterConv network that takes its sets beside x; channels_last, the faster format for
-    both."""
-    baseline = SimpleUNet(1, len(TISSUES), FEATURES)
-    unet = SimpleUNet(1, len(TISSUES), INTERCONV_FEATURES)
-    interconv = ik.SetModel(ik.replace_with_interconv(unet, keep_outputs=False).model)
-    for network in (baseline, interconv):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return baseline, interconv
+class SimulatedBatches:
+    """Batches of two new subjects, each with 1 to 8 scans: batch `step` is a function of the seed and the step."""
+
+    def __init__(self, template: Template, seed: int):
+        self.template, self.seed = template, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        random = random_of(self.seed, "demo", step)
+        groups = []
+        for i in range(BASELINE.sets):
+            position, scans = random.choice(TRAIN_SLICES), random.integers(1, MOST_SCANS + 1)
+            name = f"{step}/{i}"
+            groups.append(simulate_group(self.template, name, int(position), int(scans), seed_of(self.seed, name)))
+        return collate(groups)
 
 
-def sample_batch(template: Template, random: torch.Generator) -> tuple[Tensor, Tensor, ik.Sets]:
-    """A ragged batch: each subject with 1 to 8 scans. Images [N,1,H,W], tissues [N,1,H,W], sets."""
-    images, tissues, lengths = [], [], []
-    for _ in range(SUBJECTS_PER_STEP):
-        position = TRAIN_SLICES[int(torch.randint(len(TRAIN_SLICES), (), generator=random))]
-        scans = int(torch.randint(1, MOST_SCANS + 1, (), generator=random))
-        subject, truth = simulate_subject(template, position, scans, random)
-        images.append(subject)
-        tissues.append(truth.expand(scans, 1, *truth.shape))
-        lengths.append(scans)
-    return torch.cat(images), torch.cat(tissues), ik.Sets.from_lengths(lengths)
+def simulate_group(template: Template, name: str, position: int, scans: int, seed: int) -> Group:
+    """A simulated subject's scans, all with the same truth."""
+    images, tissues = simulate_subject(template, position, scans, torch.Generator().manual_seed(seed))
+    mask = tissues.to(torch.int16)
+    samples = [Sample(f"{name}/{i}", name, "MNI152", image, mask, (HEIGHT, WIDTH)) for i, image in enumerate(images)]
+    return Group(name, tuple(samples))
 
 
-def train(
-    baseline: nn.Module, interconv: ik.SetModel, template: Template, steps: int, budget: float, seed: int
-) -> None:
-    """Train both networks on the same batches, step by step, for `steps` or `budget` seconds."""
-    random = torch.Generator().manual_seed(seed)
-    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
-    networks = {"baseline": baseline, "InterConv": interconv}
-    optimizers = {name: torch.optim.Adam(network.parameters(), lr=3e-3) for name, network in networks.items()}
-    seconds, losses = dict.fromkeys(networks, 0.0), dict.fromkeys(networks, math.nan)
-    start = time.perf_counter()
-    with tqdm(total=steps, desc="training both", unit="step") as bar:
-        for step in range(steps):
-            progress = max(step / steps, (time.perf_counter() - start) / budget)
-            if progress >= 1:
-                break
-            images, tissues, sets = sample_batch(template, random)
-            for name, network in networks.items():
-                begin = time.perf_counter()
-                optimizer = optimizers[name]
-                optimizer.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * progress))
-                logits = network(images) if name == "baseline" else network(images, sets)
-                loss = loss_of(logits, tissues)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                seconds[name] += time.perf_counter() - begin
-                value = loss.item()
-                losses[name] = value if math.isnan(losses[name]) else 0.95 * losses[name] + 0.05 * value
-            bar.update()
-            bar.set_postfix({f"{name} loss": f"{value:.3f}" for name, value in losses.items()})
-        done = bar.n
-    if done < steps:
-        print(f"Stopped at {done} of {steps} steps: {budget / 60:g} minutes are over.")
-    print(f"{done} steps each: baseline {seconds['baseline']:.0f} s, InterConv {seconds['InterConv']:.0f} s.\n")
-
-
-def held_out_subjects(template: Template, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+def held_out_groups(template: Template, count: int, seed: int) -> list[Group]:
     """New deformations at slice positions that training never saw, each with 8 scans."""
-    random = torch.Generator().manual_seed(10_000 + seed)
+    positions = [HELD_OUT_SLICES[i % len(HELD_OUT_SLICES)] for i in range(count)]
     return [
-        simulate_subject(template, HELD_OUT_SLICES[i % len(HELD_OUT_SLICES)], MOST_SCANS, random) for i in range(count)
+        simulate_group(template, f"held out {i}", position, MOST_SCANS, seed_of(seed, "held out", i))
+        for i, position in enumerate(positions)
     ]
 
 
-@torch.no_grad()
-def predict(network: nn.Module, images: Tensor, set_size: int | None = None) -> Tensor:
-    """Tissues int64 [N,H,W] of one subject's images, in sets of `set_size` for a network that takes sets."""
-    network.eval()
-    logits = network(images) if set_size is None else network(images, set_size)
-    return logits.argmax(1)
+def affordable_steps(configs: Sequence[Config], batches: SimulatedBatches, most: int, seconds: float) -> int:
+    """How many steps, at most `most`, all networks together can do in so many seconds, by the fastest of a few: in
+    processor time, so that a moment in which the machine is busy with other things does not count."""
+    each = 0.0
+    for config in configs:
+        training = Training(config)
+        per_image = []
+        for step in range(3):
+            batch = batches[step]
+            start = time.process_time()
+            training.run_step(batch)
+            per_image.append((time.process_time() - start) / torch.get_num_threads() / len(batch.images))
+        each += min(per_image) * BASELINE.sets * (1 + MOST_SCANS) / 2  # images in a batch, on average
+    return max(1, min(most, int(seconds / each)))
 
 
-def evaluate(
-    baseline: nn.Module, interconv: ik.SetModel, subjects: list[tuple[Tensor, Tensor]]
-) -> dict[str, np.ndarray]:
-    """Mean Dice over grey and white matter and over a subject's 8 scans, for each subject: "baseline" [subjects] (which
-    does not depend on K) and "InterConv" [set sizes, subjects]. For set size K the same 8 scans are taken as 8/K
-    sets."""
-    base = [_dice(predict(baseline, images), tissues) for images, tissues in subjects]
-    inter = [[_dice(predict(interconv, images, k), tissues) for images, tissues in subjects] for k in SET_SIZES]
-    return {"baseline": np.array(base), "InterConv": np.array(inter)}
-
-
-def _dice(predicted: Tensor, tissues: Tensor) -> float:
-    guess, truth = (F.one_hot(x, len(TISSUES)).movedim(-1, 1) for x in (predicted, tissues.expand_as(predicted)))
-    return float(compute_dice(guess, truth, include_background=False).mean())
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % confidence interval of the mean, by 1,000 bootstrap runs over subjects."""
-    result = bootstrap((values,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(0))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def report(scores: dict[str, np.ndarray], out: Path) -> None:
+def report(rows: Sequence[Row], out: Path) -> None:
     """Print Dice by set size, say whether InterConv is above its baseline for every K > 1, write dice.csv and
     dice.png."""
-    rows = []
-    base = scores["baseline"]
-    for k, inter in zip(SET_SIZES, scores["InterConv"], strict=True):
-        gain = inter - base
-        rows.append((k, base.mean(), *_interval(base), inter.mean(), *_interval(inter), gain.mean(), *_interval(gain)))
-    print(f"Dice on {len(base)} held-out subjects of {MOST_SCANS} scans (mean [95 % bootstrap CI over subjects]):")
+    count = rows[0].dice.count
+    print(f"Dice on {count} held-out subjects of {MOST_SCANS} scans (mean [95 % bootstrap CI over subjects]):")
     print(" K   baseline               InterConv              gain")
-    for k, *figures in rows:
-        cells = [f"{mean:6.3f} [{low:6.3f},{high:6.3f}]" for mean, low, high in zip(*[iter(figures)] * 3, strict=True)]
-        print(f"{k:2d}  {'  '.join(cells)}")
-    above = [k for k, *figures in rows if k > 1 and figures[6] > 0]
-    clearly = [k for k, *figures in rows if k > 1 and figures[7] > 0]
-    wanted = [k for k in SET_SIZES if k > 1]
+    larger: dict[int | None, float] = {}
+    clearly = []
+    for row in rows:
+        assert row.baseline is not None
+        assert row.gain is not None
+        cells = [reports.interval_text(found) for found in (row.baseline, row.dice)]
+        print(f"{row.set_size:2d}   {'   '.join(cells)}   {reports.interval_text(row.gain, '+')}")
+        if row.set_size != 1:
+            larger[row.set_size] = row.gain.mean
+            clearly += [row.set_size] if row.gain.low > 0 else []
+    above = [k for k, gain in larger.items() if gain > 0]
     verdict = (
         "is above its baseline for every K > 1"
-        if above == wanted
+        if above == list(larger)
         else f"is NOT above its baseline for every K > 1: only for {above}"
     )
     print(f"InterConv {verdict}; the interval of the gain excludes 0 for K = {clearly}.\n")
-    names = ["K"] + [f"{what}_{part}" for what in ("baseline", "interconv", "gain") for part in ("mean", "low", "high")]
-    plots.write_text(
-        out / "dice.csv", "\n".join([",".join(names)] + [",".join(f"{x:.6g}" for x in row) for row in rows]) + "\n"
-    )
-    plots.dice_by_set_size(out / "dice.png", np.array(rows))
+    write_text(out / "dice.csv", reports.rows_csv(rows, TISSUES[1:]))
+    plots.dice_by_set_size(out / "dice.png", rows, ("SimpleUNet-InterConv", "SimpleUNet (baseline)"))
 
 
-def report_step_time(interconv: ik.SetModel, template: Template, seed: int, repeats: int = 7) -> None:
+def report_step_time(interconv: nn.Module, batch: Batch, repeats: int = 7) -> None:
     """Print the time of a training step on this layer against the same network whose layers concatenate in plain
     torch."""
-    images, tissues, sets = sample_batch(template, torch.Generator().manual_seed(seed + 1))
     concat = copy.deepcopy(interconv)
     for parent in list(concat.modules()):
         for key, child in parent.named_children():
             if isinstance(child, ik.InterConv2d):
-                setattr(parent, key, EagerConcat2d(child, sets))
-    loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
+                setattr(parent, key, EagerConcat2d(child, batch.sets))
+    assert batch.masks is not None
     times: dict[str, list[float]] = {"InterConv": [], "concat": []}
     for _ in range(repeats + 1):
         for name, network in (("InterConv", interconv), ("concat", concat)):
             network.zero_grad()
             begin = time.perf_counter()
-            loss_of(network(images, sets), tissues).backward()
+            automatic_loss(network(batch.inputs, batch.sets), batch.masks, batch.sets).backward()
             times[name].append(time.perf_counter() - begin)
     ours, theirs = (statistics.median(times[name][1:]) for name in ("InterConv", "concat"))
     print(
-        f"Training step, sets of {list(sets.lengths)}: {ours * 1e3:.0f} ms on InterConv2d, {theirs * 1e3:.0f} ms on"
-        f" eager concat: {theirs / ours:.2f}x (medians of {repeats}, alternating)\n"
+        f"Training step, sets of {list(batch.sets.lengths)}: {ours * 1e3:.0f} ms on InterConv2d, {theirs * 1e3:.0f} ms"
+        f" on eager concat: {theirs / ours:.2f}x (medians of {repeats}, alternating)\n"
     )
 
 
@@ -241,8 +216,17 @@ class EagerConcat2d(nn.Module):
         return F.conv2d(torch.cat([u, s[self.set_ids]], dim=1), self.weight, self.bias, padding=self.padding)
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
+def draw(path: Path, group: Group, baseline: Ensemble, interconv: Ensemble) -> None:
+    """A subject's scans, the truth, and what both networks say when all scans are seen."""
+    batch = collate([group])
+    assert batch.masks is not None
+    columns, dice = {"truth": batch.masks[:SHOWN]}, {}
+    names = ("SimpleUNet", f"SimpleUNet-InterConv, K = {len(group.samples)}")
+    for name, ensemble in zip(names, (baseline, interconv), strict=True):
+        predicted = ensemble.probabilities(batch).argmax(1)
+        columns[name] = predicted[:SHOWN]
+        dice[name] = dice_of(predicted, batch.masks, len(TISSUES)).mean(1).tolist()
+    plots.overlays(path, batch.images[:SHOWN, 0], columns, TISSUES[1:], dice)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """torch.compile, torch.export."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -79,3 +80,11 @@ def test_export():
         exported = program.module()
         for got, want in zip(step(exported, x, sets), step(model, x, sets), strict=True):
             torch.testing.assert_close(got, want)
+
+
+def test_a_compiled_network_that_is_the_first_to_use_sets_in_its_thread():
+    compiled = torch.compile(ik.SetModel(ik.InterConv2d(2)), backend="eager", fullgraph=True)
+    u, sets = torch.randn(4, 2, 8, 8), ik.Sets.from_lengths([3, 1])
+    with ThreadPoolExecutor(1) as thread:
+        first, second = (thread.submit(compiled, u, sets).result() for _ in range(2))
+    assert torch.equal(first, second)

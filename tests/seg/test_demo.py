@@ -8,7 +8,8 @@ import pytest
 import torch
 from interconv_seg import demo
 from interconv_seg.anatomy import HEIGHT, HELD_OUT_SLICES, SLAB, TRAIN_SLICES, WIDTH, Template, simulate_subject
-from interconv_seg.networks import SimpleUNet
+from interconv_seg.estimates import Estimate
+from interconv_seg.reports import Row
 
 import interconv_kernels as ik
 
@@ -56,10 +57,8 @@ def test_held_out_slices_are_apart_from_training():
 
 
 def test_the_two_networks_are_of_one_size():
-    with torch.device("meta"):
-        base = sum(p.numel() for p in SimpleUNet(1, 3, demo.FEATURES).parameters())
-        net = ik.replace_with_interconv(SimpleUNet(1, 3, demo.INTERCONV_FEATURES), keep_outputs=False).model
-    assert 0.97 < sum(p.numel() for p in net.parameters()) / base <= 1
+    base, net = (sum(p.numel() for p in c.new_network().parameters()) for c in (demo.BASELINE, demo.INTERCONV))
+    assert (base, net) == (54_039, 52_860)
 
 
 def test_eager_concat_is_the_same_network():
@@ -68,20 +67,28 @@ def test_eager_concat_is_the_same_network():
     torch.testing.assert_close(demo.EagerConcat2d(layer, sets)(u), layer(u, sets), rtol=1e-4, atol=1e-5)
 
 
-def test_dice():
-    tissues = torch.zeros(4, 4, dtype=torch.long)
-    tissues[:2], tissues[2] = 1, 2
-    assert demo._dice(tissues[None], tissues) == 1
-    wrong = tissues.clone()
-    wrong[2] = 0  # white matter missed: Dice 1 and 0
-    assert demo._dice(wrong[None], tissues) == 0.5
+def test_batches_are_a_function_of_the_step(template):
+    batches, again = demo.SimulatedBatches(template, 3), demo.SimulatedBatches(template, 3)
+    assert torch.equal(batches[7].images, again[7].images)
+    assert not torch.equal(batches[7].masks[0], batches[8].masks[0])
+    lengths = {k for step in range(12) for k in batches[step].sets.lengths}
+    assert min(lengths) >= 1
+    assert max(lengths) <= 8
+    assert len(lengths) > 3
 
 
 def test_the_verdict_is_honest(tmp_path, capsys):
-    base = np.full(4, 0.5)
-    demo.report({"baseline": base, "InterConv": np.stack([base - 0.1, base + 0.1, base + 0.2, base + 0.3])}, tmp_path)
-    assert "InterConv is above its baseline for every K > 1" in capsys.readouterr().out
-    demo.report({"baseline": base, "InterConv": np.stack([base + 0.1, base + 0.1, base - 0.2, base + 0.3])}, tmp_path)
+    def rows(*gains):
+        base = Estimate(0.5, 0.4, 0.6, 24)
+        return [
+            Row(k, 0, None, base, base, Estimate(gain, gain - 0.05, gain + 0.05, 24), (0.5, 0.5))
+            for k, gain in zip(demo.SET_SIZES, gains, strict=True)
+        ]
+
+    demo.report(rows(-0.1, 0.01, 0.2, 0.3), tmp_path)
+    out = capsys.readouterr().out
+    assert "InterConv is above its baseline for every K > 1; the interval of the gain excludes 0 for K = [4, 8]" in out
+    demo.report(rows(0.1, 0.1, -0.2, 0.3), tmp_path)
     assert "InterConv is NOT above its baseline for every K > 1: only for [2, 8]" in capsys.readouterr().out
 
 
@@ -92,7 +99,7 @@ def test_a_short_demo(tmp_path, monkeypatch, capsys):
     assert "simulated" in out
     assert "on eager concat" in out
     rows = list(csv.DictReader((tmp_path / "dice.csv").open()))
-    assert [row["K"] for row in rows] == ["1", "2", "4", "8"]
+    assert [row["set_size"] for row in rows] == ["1", "2", "4", "8"]
     for name in ("predictions.png", "dice.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".partial*"))

@@ -1,5 +1,4 @@
-"""The paper's networks. Each is written as its baseline; `interconv_kernels.replace_with_interconv` makes the InterConv
-version."""
+"""SimpleUNet, and with it ScribblePrompt-UNet."""
 
 from __future__ import annotations
 
@@ -7,25 +6,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import Body, check_count
 
-class SimpleUNet(nn.Module):
-    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and appendix
-    tables).
+
+class SimpleUNet(Body):
+    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and Table
+    4). With 192 features, and prompts among the input's channels, it is ScribblePrompt-UNet (paper, section 4.1).
 
     A first convolution, four encoder convolutions each before a 2x2 max-pool, one at the bottom, and four decoder
     steps: bilinear upsampling, concatenation with the encoder's features, convolution. A one-parameter PReLU follows
-        each convolution but the last.
+    each convolution but the last.
 
     Args:
         in_channels: of the images. classes: output channels, background included. features: F, of every hidden layer.
 
     Input [N, in_channels, H, W] with H and W multiples of 16; output [N, classes, H, W] (logits).
+
+    Raises:
+        ValueError, TypeError: arguments that are no int of at least 1; images that do not fit.
     """
 
     STEPS = 4
 
     def __init__(self, in_channels: int = 1, classes: int = 21, features: int = 24):
         super().__init__()
+        self.in_channels, self.classes = check_count("in_channels", in_channels), check_count("classes", classes)
+        self.stride = self.smallest = 2**self.STEPS
+        check_count("features", features)
         self.first = _conv(in_channels, features)
         self.encoder = nn.ModuleList(_conv(features, features) for _ in range(self.STEPS))
         self.bottom = _conv(features, features)
@@ -33,8 +40,7 @@ class SimpleUNet(nn.Module):
         self.last = nn.Conv2d(2 * features, classes, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] % 2**self.STEPS or x.shape[3] % 2**self.STEPS:
-            raise ValueError(f"x has shape {tuple(x.shape)}: expected H and W to be multiples of {2**self.STEPS}")
+        self.check_size(x)
         x = self.first(x)
         skips = []
         for step in self.encoder:

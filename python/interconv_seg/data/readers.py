@@ -1,0 +1,248 @@
+"""Readers: what images a folder or file holds, as a `Collection`.
+
+A NIfTI volume is read as the 2-D images that its slices along `axis` are, all of one subject. An image is read
+when its scan is loaded; until then, of NIfTI alone the headers are, which say how many slices there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import ENDINGS, LARGEST_LABEL, DataError, ending_of, is_nifti, read_image, read_mask, slice_count
+from .scans import Collection, Scan
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def read(path: Path | str, axis: int = 2) -> Collection:
+    """The images at `path`: an .npz file (`read_npz`), an nnU-Net raw folder (one with a dataset.json; `read_nnunet`),
+    or a plain folder (`read_folder`).
+
+    Raises:
+        DataError: it is none of these, or not a right one.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if (path / "dataset.json").exists():
+        return read_nnunet(path, axis=axis)
+    if path.is_dir():
+        return read_folder(path, axis)
+    raise DataError(f"{path}: expected a folder of images, an nnU-Net raw folder, or an .npz file")
+
+
+def read_nnunet(folder: Path | str, split: str = "Tr", axis: int = 2) -> Collection:
+    """An nnU-Net (version 2) raw folder: dataset.json, images<split>/<case>_<channel>.<ending> with channels 0000,
+    0001, ..., and labels<split>/<case>.<ending>.
+
+    Each case is a subject of its own. A case's channels are its files in order; one coloured picture may hold all
+    three.
+
+    Args:
+        folder: the dataset's.
+        split: "Tr" or "Ts" (labels are then optional).
+        axis: along which volumes are sliced.
+
+    Raises:
+        DataError: dataset.json lacks channel_names, labels or file_ending or they cannot be used, a channel or a label
+            file is missing, a NIfTI file is broken, or images and labels have other shapes.
+    """
+    folder = Path(folder)
+    about = _dataset_json(folder / "dataset.json")
+    ending = about["file_ending"]
+    channels = len(about["channel_names"])
+    images, masks = folder / f"images{split}", folder / f"labels{split}"
+    first_channel = f"_0000{ending}"
+    firsts = sorted(images.glob(f"*{first_channel}"))
+    if not firsts:
+        raise DataError(f"{images}: expected images named <case>{first_channel}")
+    scans: list[Scan] = []
+    for first in firsts:
+        case = first.name.removesuffix(first_channel)
+        files = [images / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
+        if not is_nifti(first) and not any(file.exists() for file in files[1:]):
+            files = [first]  # coloured: all channels in one picture
+        for file in files:
+            if not file.exists():
+                raise DataError(f"{file}: no such file, expected {channels} channels of case {case}")
+        mask: Path | None = masks / f"{case}{ending}"
+        if mask is not None and not mask.exists():
+            if split == "Tr":
+                raise DataError(f"{mask}: no such file, expected the labels of case {case}")
+            mask = None
+        scans += _scans_of(files, mask, case, case, folder.name, axis)
+    return Collection(folder.name, tuple(scans), about["labels"])
+
+
+def read_folder(folder: Path | str, axis: int = 2) -> Collection:
+    """A plain folder of images (NIfTI, PNG, TIFF, BMP, JPEG).
+
+    With a file sets.csv, its rows say which images there are: column `set` (the subject, or any name for images that
+    belong together), `image` and, if there are any, `mask`: paths from the folder; an empty mask means none. Without
+    it, all images in the folder (not below it) are one set, without masks.
+
+    The labels are the values that the masks hold (see `read_mask`), all of which are read for that.
+
+    Raises:
+        DataError: no image, a column or file is missing, an image is listed twice, a mask or a NIfTI file is broken.
+    """
+    folder = Path(folder)
+    rows = _sets_csv(folder / "sets.csv") if (folder / "sets.csv").exists() else _all_in(folder)
+    scans: list[Scan] = []
+    for subject, image, mask in rows:
+        case = image[: -len(ending_of(folder / image))]
+        scans += _scans_of(
+            [folder / image], folder / mask if mask else None, case, subject, folder.resolve().name, axis
+        )
+    _refuse_twins(scans, folder)
+    values: set[int] = set()
+    for scan in scans:
+        if scan.truth is not None:
+            values.update(np.unique(scan.truth()).tolist())
+    return Collection(folder.resolve().name, tuple(scans), {value: str(value) for value in sorted(values - {0})})
+
+
+def read_npz(file: Path | str) -> Collection:
+    """An .npz file of 2-D images of one size, held in memory.
+
+    Arrays: `images` [N, H, W] (real), `ids` [N] (text; unique), `labels` [N, H, W] (class indices) and `label_names`
+    [classes] (text; background first), and, if only some images are labelled, `has_label` [N] (bool). The subject is an
+    id's text before its first "/"; a part of it that is axial, coronal or sagittal belongs to the task.
+
+    Raises:
+        DataError: the file is broken, an array is missing, or does not have its shape or dtype.
+    """
+    file = Path(file)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # zip and header decoders raise anything
+        said = getattr(error, "strerror", None) or str(error).splitlines()[0:1] or type(error).__name__
+        raise DataError(f"{file}: cannot be read as an .npz file ({said})") from error
+    images, labels, ids, names = (_array(file, arrays, *spec) for spec in NPZ_ARRAYS)
+    has_label = _array(file, arrays, "has_label", "b", 1) if "has_label" in arrays else np.ones(len(images), bool)
+    for key, array in (("labels", labels), ("ids", ids), ("has_label", has_label)):
+        wanted = images.shape if key == "labels" else images.shape[:1]
+        if array.shape != wanted:
+            raise DataError(f"{file}: {key} has shape {array.shape}, expected {wanted} as images has {images.shape}")
+    if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
+        raise DataError(
+            f"{file}: labels hold {labels.min()} to {labels.max()}, expected class indices below {len(names)},"
+            " the number of label_names"
+        )
+    scans = []
+    for image, label, name, labelled in zip(images, labels, ids.tolist(), has_label.tolist(), strict=True):
+        subject, *rest = name.split("/")
+        plane = [part for part in rest if part in PLANES][:1]
+        truth = partial(label.astype, np.int16) if labelled else None
+        task = "/".join([file.stem, *plane])
+        scans.append(Scan(name, None, subject, task, file, (partial(np.asarray, image[None]),), truth))
+    _refuse_twins(scans, file)
+    return Collection(file.stem, tuple(scans), dict(enumerate(names.tolist()[1:], start=1)))
+
+
+# key, kinds of dtype, number of axes
+NPZ_ARRAYS = (("images", "buif", 3), ("labels", "bui", 3), ("ids", "U", 1), ("label_names", "U", 1))
+
+
+def _array(file: Path, arrays: Mapping[str, np.ndarray], key: str, kinds: str, axes: int) -> np.ndarray:
+    if key not in arrays:
+        raise DataError(f"{file}: no array {key!r}, expected {', '.join(spec[0] for spec in NPZ_ARRAYS)}")
+    array = arrays[key]
+    if array.dtype.kind not in kinds or array.ndim != axes:
+        what = {"b": "booleans", "U": "text", "bui": "integers", "buif": "real numbers"}[kinds]
+        raise DataError(f"{file}: {key} is {array.dtype} of shape {array.shape}, expected {what} with {axes} axes")
+    if 0 in array.shape:
+        raise DataError(f"{file}: {key} has shape {array.shape}, expected at least one image")
+    return array
+
+
+def _scans_of(files: list[Path], mask: Path | None, case: str, subject: str, task: str, axis: int) -> Iterable[Scan]:
+    """The scans in one case's files: one, or one for each slice."""
+    count = slice_count(files[0], axis)
+    for other in [*files[1:], *([mask] if mask is not None else [])]:
+        if (found := slice_count(other, axis)) != count:
+            raise DataError(f"{other}: {found or 'no'} slices, expected {count or 'a 2-D image'} as {files[0]} has")
+    for index in [None] if count is None else range(count):
+        pictures = tuple(partial(read_image, file, index, axis) for file in files)
+        truth = None if mask is None else partial(read_mask, mask, index, axis)
+        yield Scan(case, index, subject, task, files[0], pictures, truth, axis)
+
+
+def _refuse_twins(scans: list[Scan], where: Path) -> None:
+    seen: set[str] = set()
+    for scan in scans:
+        if scan.name in seen:
+            raise DataError(f"{where}: two images are named {scan.name}, expected each once")
+        seen.add(scan.name)
+
+
+def _all_in(folder: Path) -> list[tuple[str, str, str]]:
+    try:
+        names = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(ENDINGS) and file.is_file())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}), expected a folder of images") from error
+    names = [name for name in names if not name.startswith(".")]
+    if not names:
+        raise DataError(f"{folder}: no images in it, expected {', '.join(ENDINGS)}")
+    return [(folder.resolve().name, name, "") for name in names]
+
+
+def _sets_csv(file: Path) -> list[tuple[str, str, str]]:
+    """(set, image, mask or "") of each row."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream, strict=True)
+            columns = table.fieldnames or []
+            if "set" not in columns or "image" not in columns:
+                raise DataError(f"{file}: columns {list(columns)}, expected set, image and, if any, mask")
+            rows = [(table.line_num, row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as a table ({error})") from error
+    listed = []
+    for line, row in rows:
+        subject, image, mask = ((row.get(column) or "").strip() for column in ("set", "image", "mask"))
+        if not subject or not image:
+            raise DataError(f"{file}, line {line}: set {subject!r}, image {image!r}, expected both")
+        for name in filter(None, (image, mask)):
+            if not os.path.isfile(file.parent / name):  # Path.is_file raises for some impossible names
+                raise DataError(f"{file}, line {line}: {file.parent / name}: no such file")
+        listed.append((subject, image, mask))
+    if not listed:
+        raise DataError(f"{file}: no rows, expected one for each image")
+    return listed
+
+
+def _dataset_json(file: Path) -> dict[str, Any]:
+    """file_ending, channel_names and labels (class index -> name, background left out)."""
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(about, dict):
+        raise DataError(f"{file}: expected an object with channel_names, labels and file_ending")
+    for key, kind in (("channel_names", dict), ("labels", dict), ("file_ending", str)):
+        if not isinstance(about.get(key), kind) or not about[key]:
+            raise DataError(
+                f"{file}: {key} is {about.get(key)!r}, expected the {key} of an nnU-Net (version 2) dataset"
+            )
+    if about["file_ending"].lower() not in ENDINGS:
+        raise DataError(f"{file}: file_ending is {about['file_ending']!r}, expected one of {', '.join(ENDINGS)}")
+    labels: dict[int, str] = {}
+    for name, value in about["labels"].items():
+        if name == "ignore" or type(value) is not int or not 0 <= value <= LARGEST_LABEL or value in labels:
+            raise DataError(
+                f"{file}: label {name!r} is {value!r}, expected class indices, each once, from 0 (regions and an ignore"
+                " label are not supported)"
+            )
+        labels[value] = name
+    labels.pop(0, None)
+    return {**about, "labels": labels}

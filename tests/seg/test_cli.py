@@ -1,0 +1,283 @@
+"""The command `interconv`, end to end on data that the tests write."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from interconv_seg.cli import doctor, main
+from PIL import Image
+
+TINY = ["--network", "simpleunet", "--features", "2", "--size", "16x16", "--interval", "2", "--device", "cpu"]
+
+
+def write_subjects(folder, count=6, values=(3, 7)):
+    """Noisy discs, 20 x 24, two structures; 2 to 4 scans a subject; masks hold `values`."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:20, :24]
+    lines = ["set,image,mask"]
+    for subject in range(count):
+        distance = np.hypot(rows - 8 - subject % 3, columns - 12)
+        mask = np.select([distance < 4, distance < 8], values, 0).astype(np.uint8)
+        Image.fromarray(mask).save(folder / f"mask{subject}.png")
+        for scan in range(2 + subject % 3):
+            noisy = 20 * mask + random.normal(40, 8, mask.shape)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"p{subject}_{scan}.png")
+            lines.append(f"p{subject},p{subject}_{scan}.png,mask{subject}.png")
+    (folder / "sets.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with data and four trained runs: two seeds of InterConv and a baseline in automatic mode, one run in
+    interactive mode."""
+    work = tmp_path_factory.mktemp("cli")
+    (work / "scans").mkdir()
+    write_subjects(work / "scans")
+    automatic = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--steps", "4", "--sets", "2"]
+    assert main([*automatic, "--out", str(work / "ours"), "--seeds", "0", "1"]) == 0
+    assert main([*automatic, "--out", str(work / "base"), "--interconv", "none"]) == 0
+    interactive = ["train", "--mode", "interactive", "--data", str(work / "scans"), *TINY, "--steps", "2"]
+    assert main([*interactive, "--sets", "2", "--set-sizes", "1-3", "--out", str(work / "clicks")]) == 0
+    return work
+
+
+def says(capsys, code, *arguments):
+    """Runs the command; its standard output, or for a user's error its only line."""
+    capsys.readouterr()
+    try:
+        found = main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse
+        found = stop.code
+    out, err = capsys.readouterr()
+    assert found == code, err
+    assert "Traceback" not in out + err
+    return err if code else out
+
+
+def test_what_a_run_leaves(work):
+    for folder in ("ours/seed0", "ours/seed1", "base/seed0", "clicks/seed0"):
+        config = json.loads((work / folder / "config.json").read_text())
+        assert config["seed"] == int(folder[-1])
+        assert config["labels"] == ({} if "clicks" in folder else {"3": "3", "7": "7"})
+        steps = [int(row["step"]) for row in csv.DictReader((work / folder / "metrics.csv").open())]
+        assert steps == ([2] if "clicks" in folder else [2, 4])
+        assert list((work / folder / "tensorboard").glob("events*"))
+        assert not list((work / folder).glob(".partial*"))
+
+
+def test_evaluate_against_a_baseline(work, tmp_path, capsys):
+    runs = [work / "ours/seed0", work / "ours/seed1", "--baseline", work / "base/seed0"]
+    sizes = ["--set-sizes", "1", "2", "all"]
+    out = says(capsys, 0, "evaluate", *runs, "--data", work / "scans", *sizes, "--out", tmp_path, "--device", "cpu")
+    assert "| K | n | Dice [95 % CI] | baseline | gain | p | 3 | 7 |" in out
+    assert len(re.findall(r"^\| (1|2|all) \| 18 ", out, re.MULTILINE)) == 3  # 2 + 3 + 4 scans, twice
+    wanted = {"scores.csv", "baseline_scores.csv", "summary.csv", "summary.md", "by_scans.csv", "by_scans.md"}
+    pictures = {"improvement_by_set_size.png", "improvement_by_scans.png", "overlays.png"}
+    assert {file.name for file in tmp_path.iterdir()} == wanted | pictures
+    assert [row["scans"] for row in csv.DictReader((tmp_path / "by_scans.csv").open())] == ["2", "3", "4"]
+    scores = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    for row in csv.DictReader((tmp_path / "summary.csv").open()):
+        own = [float(score["dice"]) for score in scores if score["set_size"] == row["set_size"]]
+        assert float(row["dice"]) == pytest.approx(np.mean(own))
+
+
+def test_evaluate_the_test_subjects_alone(work, tmp_path, capsys):
+    arguments = ["evaluate", work / "ours/seed0", "--data", work / "scans", "--out", tmp_path]
+    out = says(capsys, 0, *arguments, "--part", "test")
+    assert out.startswith("1 groups")
+    main([str(a) for a in arguments])
+    assert "were trained on" in capsys.readouterr().err
+
+
+def test_evaluate_with_prompts(work, tmp_path, capsys):
+    (tmp_path / "more").mkdir()
+    write_subjects(tmp_path / "more", count=4)
+    options = ["--set-sizes", "1", "4", "--prompts", "1", "2", "--prompt-seeds", "2", "--out", tmp_path / "out"]
+    out = says(capsys, 0, "evaluate", work / "clicks/seed0", "--data", tmp_path / "more", *options)
+    assert "| K | prompts | n |" in out
+    assert len(re.findall(r"^\| [14] \| [12] \| 22 ", out, re.MULTILINE)) == 4  # 11 images, two labels each
+    seeds = {row["seed"] for row in csv.DictReader((tmp_path / "out/scores.csv").open())}
+    assert seeds == {"0", "1"}
+
+
+def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
+    affine = np.diag([0.7, -1.3, 3.0, 1.0])
+    affine[:3, 3] = 5, -6, 7
+    data = tmp_path / "patient"
+    data.mkdir()
+    random = np.random.default_rng(1)
+    for name, shape in (("a", (18, 30, 3)), ("b", (33, 21, 2))):  # ragged, and of other sizes than in training
+        volume = nib.Nifti1Image(random.normal(100, 10, shape).astype(np.int16), affine)
+        volume.header.set_xyzt_units("mm")
+        nib.save(volume, data / f"{name}.nii.gz")
+    Image.fromarray(random.integers(0, 255, (9, 40), dtype=np.uint8)).save(data / "c.png")
+    runs = [work / "ours/seed0", work / "ours/seed1"]
+    out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "masks")
+    assert "6 images in 1 sets: 3 masks" in out
+    for name, shape in (("a", (18, 30, 3)), ("b", (33, 21, 2))):
+        mask = nib.load(tmp_path / f"masks/{name}.nii.gz")
+        assert mask.shape == shape
+        np.testing.assert_allclose(mask.affine, affine)
+        assert set(np.unique(mask.dataobj)) <= {0, 3, 7}
+    with Image.open(tmp_path / "masks/c.png") as mask:
+        assert mask.size == (40, 9)
+    assert len(list((tmp_path / "masks").iterdir())) == 3
+
+    says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set", "1")
+    (data / "sets.csv").write_text("set,image\nx,a.nii.gz\ny,b.nii.gz\n")
+    out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "sets")
+    assert "5 images in 2 sets: 2 masks" in out
+
+
+def test_the_set_is_seen_together(work, tmp_path, monkeypatch, capsys):
+    from interconv_seg.evaluation import Ensemble
+
+    seen = []
+    probabilities = Ensemble.probabilities
+    monkeypatch.setattr(
+        Ensemble, "probabilities", lambda self, batch: seen.append(batch.sets.lengths) or probabilities(self, batch)
+    )
+    for most, lengths in (("9", [(2,), (3,), (4,)]), ("3", [(2,), (3,), (3,), (1,)])):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        write_subjects(tmp_path / "s", count=3)
+        seen.clear()
+        data = ["--data", tmp_path / "s", "--max-set", most, "--out", tmp_path / "m"]
+        says(capsys, 0, "segment", work / "ours/seed0", *data)
+        assert seen == lengths
+
+
+def test_segment_from_prompts(work, tmp_path, capsys, monkeypatch):
+    from interconv_seg.evaluation import Ensemble
+
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s", count=1)
+    drawn = np.zeros((20, 24), np.uint8)
+    drawn[3, 5], drawn[19, 23] = 1, 2
+    (tmp_path / "prompts").mkdir()
+    Image.fromarray(drawn).save(tmp_path / "prompts/p0_1.png")
+    seen = []
+    probabilities = Ensemble.probabilities
+    monkeypatch.setattr(Ensemble, "probabilities", lambda self, b: seen.append(b.prompts) or probabilities(self, b))
+    arguments = ["segment", work / "clicks/seed0", "--data", tmp_path / "s", "--out", tmp_path / "m"]
+    says(capsys, 0, *arguments, "--prompts", tmp_path / "prompts")
+    [prompts] = seen
+    assert prompts.shape == (2, 2, 16, 16)
+    assert not prompts[0].any()
+    assert prompts[1, 0, 2, 3] == prompts[1, 1, 15, 15] == 1  # a pixel of 20 x 24 is still seen, where it was
+    assert prompts[1].sum() <= 4
+    with Image.open(tmp_path / "m/p0_0.png") as mask:
+        assert set(np.unique(mask)) <= {0, 1}
+
+    assert "--prompts" in says(capsys, 2, *arguments)
+    assert "no such folder" in says(capsys, 2, *arguments, "--prompts", tmp_path / "none")
+    Image.fromarray(drawn + 1).save(tmp_path / "prompts/p0_1.png")
+    assert "p0_1.png" in says(capsys, 2, *arguments, "--prompts", tmp_path / "prompts")
+
+
+def test_prompts_models_doctor(work, tmp_path, capsys, monkeypatch):
+    says(capsys, 0, "prompts", "--data", work / "scans", "--label", "7", "--numbers", "2", "--out", tmp_path / "p.png")
+    says(capsys, 0, "prompts", "--out", tmp_path / "simulated.png")
+    for name in ("p.png", "simulated.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    out = says(capsys, 0, "models")
+    assert "| simpleunet-2M | 142 | 100 |" in out
+    assert "20,638,025" in out
+    out = says(capsys, 0, "doctor")
+    assert "agrees with the oracle" in out
+    assert "monai" in out
+    monkeypatch.setattr(doctor, "_layer_error", lambda name, kind: 0.5)
+    assert main(["doctor"]) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ['no-such-package>=2; extra == "seg"', "torch>=2"])
+    capsys.readouterr()
+    assert main(["doctor"]) == 1
+    assert "Missing: no-such-package" in capsys.readouterr().out
+
+
+def test_doctor_runs_without_the_extras():
+    code = (
+        "import sys\nfor name in ('monai', 'matplotlib', 'tqdm', 'scipy', 'nibabel', 'tensorboard'):\n"
+        "    sys.modules[name] = None\nfrom interconv_seg.cli import main\n"
+        "assert main(['doctor']) == 0\nsys.exit(main(['segment', 'run', '--data', 'd', '--out', 'o']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not installed: pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_user_errors_are_one_line(work, tmp_path, capsys):
+    scans, run = work / "scans", work / "ours/seed0"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/x.png").write_bytes(b"no picture")
+    out = ["--out", tmp_path / "out"]
+    train = ["train", "--mode", "automatic", *TINY, "--steps", "2"]
+    errors = {
+        "config.json": ["segment", tmp_path, "--data", scans, *out],
+        "x.png": ["segment", run, "--data", tmp_path / "broken", *out],
+        "nowhere": ["evaluate", run, "--data", tmp_path / "nowhere", *out],
+        "labels none": [*train, "--data", tmp_path / "broken", *out],
+        "did you mean": [*train, "--data", scans, *out, "--network", "simpelunet"],
+        "--resume": [*train, "--data", scans, "--out", work / "ours"],
+        "expected automatic": ["evaluate", run, work / "clicks/seed0", "--data", scans, *out],
+        "float16": [*train, "--data", scans, *out, "--precision", "float16"],
+        "--device": ["segment", run, "--data", scans, *out, "--device", "cuda:77"],
+        "expected one of: 3, 7": ["prompts", "--data", scans, "--label", "9", "--out", tmp_path / "p.png"],
+        "no --prompts": ["segment", run, "--data", scans, *out, "--prompts", scans],
+    }
+    for words, arguments in errors.items():
+        said = says(capsys, 2, *arguments)
+        assert words in said, (words, said)
+        assert said.count("\n") == 1, said
+    (tmp_path / "file").write_text("")
+    assert "file" in says(capsys, 2, "segment", run, "--data", scans, "--out", tmp_path / "file")
+    assert "--mode" in says(capsys, 2, "train", "--data", scans, *out)
+    assert "--sets" in says(capsys, 2, *train, "--data", scans, *out, "--sets", "0")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "segment", "prompts", "models", "doctor"])
+def test_help_has_an_example(command, capsys):
+    assert f"example:\n  interconv {command}" in says(capsys, 0, command, "--help")
+
+
+def test_the_example_of_the_documentation(work, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    for named, tiny in (("simpleunet-60K", "simpleunet"), ("steps=5000", "steps=1, features=2, size=(16, 16)")):
+        assert named in example
+        example = example.replace(named, tiny)
+    (tmp_path / "scans").symlink_to(work / "scans")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert "| K | n | Dice [95 % CI] | 3 | 7 |" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(work, tmp_path, capsys):
+    arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets", "2"]
+    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--no-augment"]
+    code = "import sys; from interconv_seg.cli import main; sys.exit(main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "seed0/metrics.csv"
+    while child.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 1):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert f"interconv train --resume {tmp_path}/seed0" in err
+    assert "Traceback" not in err
+    reached = torch.load(tmp_path / "seed0/last.pt")["step"]
+    assert 10 <= reached < 100
+    out = says(capsys, 0, "train", "--resume", tmp_path / "seed0", "--device", "cpu")
+    assert "ended at step 100 (the last step)" in out
+    steps = [int(row["step"]) for row in csv.DictReader(metrics.open())]
+    assert steps == list(range(10, 101, 10))

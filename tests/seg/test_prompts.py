@@ -1,0 +1,166 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from interconv_seg import prompts
+from interconv_seg.prompts import draw_prompts
+from scipy import ndimage
+
+KINDS = ("scribble", "click", "mixed")
+
+
+def shapes(n, height=48, width=40, seed=0):
+    """Random smooth blobs, several pieces each, bool [n, height, width]."""
+    rng = np.random.default_rng(seed)
+    fields = ndimage.gaussian_filter(rng.standard_normal((n, height, width)), (0, 4, 4))
+    return torch.from_numpy(fields > np.quantile(fields, 0.8))
+
+
+def disks(n, height=64, width=64):
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    disk = (row - height / 2) ** 2 + (column - width / 2) ** 2 < (height / 3) ** 2
+    return disk.repeat(n, 1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_stay_inside_their_regions(kind):
+    masks = shapes(40)
+    drawn = draw_prompts(masks, range(40), 6, 6, kind)
+    assert drawn.shape == (40, 2, 48, 40)
+    assert drawn.dtype == torch.float32
+    assert set(drawn.unique().tolist()) == {0, 1}
+    for mask, (positive, negative) in zip(masks.numpy(), drawn.numpy(), strict=True):
+        assert mask[positive > 0].all()
+        assert not mask[negative > 0].any()
+        assert positive.any()
+        assert negative.any()
+
+
+def test_clicks_are_as_many_as_asked():
+    masks = shapes(30)
+    for positive, negative in ((1, 0), (3, 5), (8, 8)):
+        counts = draw_prompts(masks, range(30), positive, negative, "click").sum((2, 3))
+        assert (counts <= torch.tensor([positive, negative])).all()  # two clicks may fall on one pixel
+        assert (counts == torch.tensor([positive, negative])).float().mean() > 0.8
+    one = draw_prompts(masks, range(30), 1, 1, "click").sum((2, 3))
+    assert (one == 1).all()
+
+
+def test_clicks_are_drawn_evenly():
+    mask = torch.zeros(1, 4, 5, dtype=torch.bool)
+    mask[0, 1, 1:4] = mask[0, 3, 4] = True
+    hits = draw_prompts(mask.expand(4000, 4, 5), range(4000), 1, 1, "click").sum(0)
+    for channel, region in zip(hits, (mask[0], ~mask[0]), strict=True):
+        expected = 4000 / region.sum()
+        assert (channel[~region] == 0).all()
+        assert ((channel[region] - expected).abs() < 5 * expected.sqrt()).all()
+
+
+def test_a_scribble_is_one_stroke_of_one_pixel_width():
+    masks = shapes(60)
+    for channel in range(2):
+        drawn = draw_prompts(masks, range(60), 1 - channel, channel, "scribble")[:, channel].numpy()
+        lengths = []
+        for stroke in drawn:
+            _, pieces = ndimage.label(stroke, np.ones((3, 3)))
+            assert pieces == 1  # connected, corners included
+            lengths.append(stroke.sum())
+            assert ndimage.binary_erosion(stroke, np.ones((3, 3))).sum() <= 1
+        assert np.median(lengths) > 4
+
+
+def test_scribbles_have_no_gaps():
+    """However a line is bent, corner to corner, its next point is at most a pixel away."""
+    size = 100
+    ends = torch.tensor([[0, 0], [size - 1, size - 1], [0, size - 1], [size - 1, 0]])
+    extremes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2 * prompts.WAVES)))
+    uniform = extremes.view(-1, 1, prompts.WAVES, 2)
+    paths = prompts._warped_lines(ends[[0, 2]], ends[[1, 3]], uniform, 4 * size)
+    assert paths.shape == (64, 2, 400, 2)
+    assert 0.8 < paths.diff(dim=2).abs().max() <= 1
+
+
+def test_scribbles_are_curved_lines_between_their_ends():
+    """In a region without borders a stroke has its ends where the line's are, and is seldom straight."""
+    a, b = torch.tensor([[3, 5]]), torch.tensor([[3, 45]])
+    straight = prompts._warped_lines(a, b, torch.full((1, prompts.WAVES, 2), 0.5), 200)
+    assert (straight[..., 0] == 3).all()
+    torch.testing.assert_close(straight[0, :, 1], torch.linspace(5, 45, 200))
+    bent = prompts._warped_lines(a, b, torch.full((1, prompts.WAVES, 2), 0.9), 200)
+    torch.testing.assert_close(bent[:, [0, -1]], straight[:, [0, -1]], atol=1e-4, rtol=0)
+    assert (bent - straight).norm(dim=-1).max() > 5
+    assert (bent - straight).diff(n=2, dim=1).abs().max() < 0.05  # smooth
+
+
+def test_the_longest_run():
+    for row, kept in (("1101110", "0001110"), ("1100110", "1100000"), ("0000", "0000"), ("111", "111"), ("01", "01")):
+        got = prompts._longest_run(torch.tensor([[bit == "1" for bit in row]]))
+        assert "".join("01"[bit] for bit in got[0].tolist()) == kept
+
+
+def test_counts_are_drawn_from_their_range():
+    counts = draw_prompts(disks(3000), range(3000), (1, 6), (0, 6), "click").sum((2, 3)).int()
+    for channel, least in ((0, 1), (1, 0)):
+        shares = torch.bincount(counts[:, channel], minlength=7)[least:] / 3000
+        assert counts[:, channel].min() >= least
+        assert counts[:, channel].max() == 6
+        assert ((shares - 1 / len(shares)).abs() < 0.03).all()
+
+
+def test_mixed_is_half_clicks():
+    strokes = draw_prompts(disks(400), range(400), 1, 0, "mixed")[:, 0].sum((1, 2))
+    assert 0.4 < (strokes == 1).float().mean() < 0.6
+
+
+def test_prompts_depend_on_mask_and_seed_alone():
+    masks, seeds = shapes(24), list(range(100, 124))
+    together = draw_prompts(masks, seeds)
+    assert torch.equal(together, draw_prompts(masks, seeds))
+    for i in (0, 7, 23):
+        assert torch.equal(draw_prompts(masks[i : i + 1], seeds[i : i + 1])[0], together[i])
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw_prompts(masks[order], [seeds[i] for i in order]), together[order])
+    assert not torch.equal(draw_prompts(masks, [seed + 1 for seed in seeds]), together)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_prompts_keep_the_first(kind):
+    masks = shapes(10)
+    drawn = [draw_prompts(masks, range(10), number, number, kind) for number in prompts.EVALUATED]
+    for fewer, more in itertools.pairwise(drawn):
+        assert (fewer <= more).all()
+        assert (fewer < more).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_regions_get_no_prompts(kind):
+    masks = torch.stack([torch.zeros(16, 12), torch.ones(16, 12), disks(1, 16, 12)[0].float()]).bool()
+    present = draw_prompts(masks, range(3), 4, 4, kind).sum((2, 3)) > 0
+    assert present.tolist() == [[False, True], [True, False], [True, True]]
+    one_pixel = torch.zeros(1, 16, 12, dtype=torch.bool)
+    one_pixel[0, 15, 11] = True
+    drawn = draw_prompts(one_pixel, [5], 4, 4, kind)[0]
+    assert drawn[0].nonzero().tolist() == [[15, 11]]
+
+
+def test_nothing_to_draw():
+    assert draw_prompts(torch.zeros(0, 8, 8, dtype=torch.bool), []).shape == (0, 2, 8, 8)
+    assert draw_prompts(disks(2), [1, 2], 0, 0).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        ({"masks": torch.zeros(2, 8, 8)}, TypeError, "float32"),
+        ({"masks": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, TypeError, r"\(2, 1, 8, 8\)"),
+        ({"seeds": [1]}, ValueError, "1 seeds for 2 masks"),
+        ({"positive": -1}, ValueError, "positive = -1"),
+        ({"negative": (3, 2)}, ValueError, r"negative = \(3, 2\)"),
+        ({"kind": "circle"}, ValueError, "circle"),
+    ],
+)
+def test_wrong_arguments(change, error, word):
+    right = {"masks": torch.zeros(2, 8, 8, dtype=torch.bool), "seeds": [1, 2]}
+    with pytest.raises(error, match=word):
+        draw_prompts(**(right | change))

@@ -1,0 +1,259 @@
+"""Training: the same bits after a kill, early stopping, accumulation, precision, what a run's folder holds."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from interconv_seg import training
+from interconv_seg.data import Group, Sample, SetBatches, collate
+from interconv_seg.prompts import draw_prompts
+from interconv_seg.runs import Config, Run, load_checkpoint, same_task
+from interconv_seg.training import Training, train
+
+CONFIG = Config(
+    mode="automatic",
+    network="simpleunet",
+    interconv="replace",
+    features=3,
+    labels={1: "inner", 2: "outer"},
+    size=(16, 16),
+    sets=3,
+    steps=9,
+    interval=3,
+    learning_rate=1e-2,
+)
+
+
+def groups(count=4, seed=0, size=16):
+    """Scans of discs in rings, with noise."""
+    random = torch.Generator().manual_seed(seed)
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    found = []
+    for g in range(count):
+        samples = []
+        for i in range(5):
+            distance = ((rows - size / 2 - i % 2) ** 2 + (columns - size / 2) ** 2).sqrt()
+            mask = ((distance < 3 + g % 2).int() + (distance < 6).int()).short()
+            mask = torch.tensor([0, 2, 1], dtype=torch.int16)[mask.long()]
+            image = (mask / 2 + 0.1 * torch.randn(size, size, generator=random)).clamp(0, 1)[None]
+            samples.append(Sample(f"{g}/{i}", f"{g}", "discs", image, mask, (size, size)))
+        found.append(Group(f"discs/{g}", tuple(samples)))
+    return found
+
+
+def train_discs(folder, config=CONFIG, **options):
+    batches = SetBatches(groups(), config.sets, (1, 4), seed=config.seed)
+    return train(folder, config, batches, [collate(groups(2, seed=1))], **options)
+
+
+def figures(folder):
+    """metrics.csv without what the clock and the machine say."""
+    with (folder / "metrics.csv").open() as file:
+        return [list(row.values())[:5] for row in csv.DictReader(file)]
+
+
+def weights(folder, name):
+    state = load_checkpoint(folder / name, "cpu")
+    state.pop("samples", None)
+    return state
+
+
+def train_and_die(folder, when):
+    """In a process of its own: kill it, as `kill -9` does, within step 5, or with row 6 written and neither checkpoint,
+    or with the best checkpoint of step 6 written and not the last."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    step_of, save = Training.run_step, training.save_checkpoint
+    if when == "step":
+        Training.run_step = lambda self, batch: die() if self.step == 4 else step_of(self, batch)
+    elif when == "row":
+        training.save_checkpoint = lambda path, state: die() if state["step"] == 6 else save(path, state)
+    elif when == "best":
+        training.save_checkpoint = lambda path, state: (
+            die() if state["step"] == 6 and path.name == "last.pt" else save(path, state)
+        )
+    train_discs(Path(folder))
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, one_thread):
+    train_discs(tmp_path / "whole")
+    for when in ("step", "row", "best"):
+        code = f"import test_training; test_training.train_and_die({str(tmp_path / 'killed')!r}, {when!r})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        assert (load_checkpoint(tmp_path / "killed/last.pt", "cpu"))["step"] == 3
+    with (tmp_path / "killed/metrics.csv").open("a") as file:
+        file.write("9,0.1")  # and a row that was cut short
+    train_discs(tmp_path / "killed")
+    for name in ("last.pt", "best.pt"):
+        whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
+        torch.testing.assert_close(killed, whole, rtol=0, atol=0)
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert [row[0] for row in figures(tmp_path / "killed")] == ["3", "6", "9"]
+    assert not list(tmp_path.glob("whole/.partial*"))
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path, one_thread):
+    train_discs(tmp_path / "whole")
+    asked = iter([False] * 3 + [True])
+    with pytest.raises(KeyboardInterrupt):
+        train_discs(tmp_path / "stopped", interrupted=lambda: next(asked))
+    assert load_checkpoint(tmp_path / "stopped/last.pt", "cpu")["step"] == 4  # between two validations
+    train_discs(tmp_path / "stopped", workers=1)  # nor does it matter who prepares the batches
+    torch.testing.assert_close(
+        weights(tmp_path / "stopped", "last.pt"), weights(tmp_path / "whole", "last.pt"), rtol=0, atol=0
+    )
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+
+
+def test_stochastic_depth_is_a_function_of_the_step():
+    config = replace(CONFIG, network="swinunet", features=3)
+    batch = collate(groups(2))
+    first, second = Training(config), Training(config)
+    torch.manual_seed(5)
+    first.run_step(batch)
+    torch.manual_seed(6)
+    second.run_step(batch)
+    assert torch.equal(first.loss_sum, second.loss_sum)
+
+
+def test_training_stops_when_the_validation_loss_no_longer_falls(tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
+    monkeypatch.setattr(Training, "validate", lambda self, batches: (next(losses), 0.5))
+    done = train_discs(tmp_path, replace(CONFIG, steps=100, interval=1, patience=2))
+    assert (done.step, done.best_step, done.best_loss) == (4, 2, 2.0)  # an equal loss has not fallen
+    assert load_checkpoint(tmp_path / "best.pt", "cpu")["step"] == 2
+    assert train_discs(tmp_path, replace(CONFIG, steps=100, interval=1, patience=2)).step == 4  # and stays stopped
+
+
+@pytest.mark.parametrize("network", ["simpleunet", "nnunet"])
+def test_accumulated_gradients_are_those_of_the_batch(network):
+    config = replace(CONFIG, network=network, features=3 if network == "simpleunet" else (3, 4))
+    found = groups(3)
+    ragged = collate([replace(g, samples=g.samples[: 1 + 2 * i]) for i, g in enumerate(found)])
+    whole, parts = Training(config), Training(replace(config, accumulate=2))
+    for run in (whole, parts):
+        run.run_step(ragged)
+    torch.testing.assert_close(parts.loss_sum, whole.loss_sum)
+    for ours, theirs in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_splits_into_whole_sets():
+    found = [replace(g, samples=g.samples[:k]) for g, k in zip(groups(4), (1, 3, 2, 5), strict=True)]
+    batch = collate([replace(g, label=1) for g in found], prompts=draw_prompts)
+    parts = batch.split(3)
+    assert [part.sets.lengths for part in parts] == [(1, 3), (2, 5)]
+    for name in ("images", "masks", "prompts"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+    assert sum((part.names for part in parts), ()) == batch.names
+    assert sum((part.groups for part in parts), ()) == batch.groups
+    assert [len(part.groups) for part in batch.split(9)] == [1, 1, 1, 1]
+
+
+def test_precision(tmp_path):
+    done = train_discs(tmp_path, replace(CONFIG, precision="bfloat16", steps=3))
+    assert {p.dtype for p in done.network.parameters()} == {torch.float32}
+    assert math.isfinite(done.best_loss)
+    full = train_discs(tmp_path / "full", replace(CONFIG, steps=3))
+    assert full.best_loss != done.best_loss  # autocast was on
+    with pytest.raises(ValueError, match=r"float16.*CUDA"):
+        Training(replace(CONFIG, precision="float16"))
+
+
+def test_a_loss_that_is_no_number_stops_training(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower learning rate"):
+        train_discs(tmp_path, replace(CONFIG, learning_rate=1e20))
+
+
+def test_the_schedule():
+    run = Training(replace(CONFIG, schedule="cosine", steps=100))
+    rates = []
+    for run.step in (0, 50, 100):
+        rates.append(run.learning_rate)
+    assert rates == pytest.approx([1e-2, 0.5e-2, 0])
+    assert Training(CONFIG).learning_rate == 1e-2
+
+
+def test_the_least_validation_loss_is_what_a_run_gives(tmp_path):
+    done = train_discs(tmp_path)
+    run = Run.open(tmp_path)
+    assert run.config == CONFIG
+    assert not run.network.training
+    assert load_checkpoint(tmp_path / "best.pt", "cpu")["step"] == done.best_step
+    batch = collate(groups(2, seed=1))
+    again = Training(CONFIG)
+    again.network.load_state_dict(run.network.state_dict())
+    loss, dice = again.validate([batch])
+    assert loss == done.best_loss
+    assert dice == pytest.approx(float(next(row for row in figures(tmp_path) if row[0] == str(done.best_step))[3]))
+
+
+def test_seeds_differ_and_are_the_same_again():
+    first, again = CONFIG.new_network().state_dict(), CONFIG.new_network().state_dict()
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    other = replace(CONFIG, seed=1).new_network().state_dict()
+    assert not torch.equal(first["body.first.0.weight"], other["body.first.0.weight"])
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    train_discs(tmp_path, replace(CONFIG, steps=1))
+    with pytest.raises(ValueError, match="another config"):
+        train_discs(tmp_path, replace(CONFIG, steps=2))
+    with pytest.raises(ValueError, match="validation"):
+        train(tmp_path, CONFIG, SetBatches(groups()), [])
+
+
+def test_broken_runs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Run.open(tmp_path)
+    CONFIG.write(tmp_path)
+    assert Config.read(tmp_path) == CONFIG
+    with pytest.raises(ValueError, match=r"no best\.pt"):
+        Run.open(tmp_path)
+    (tmp_path / "best.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(ValueError, match=r"best\.pt: cannot be read"):
+        Run.open(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for broken in ("{", "[]", json.dumps({**values, "steps": 0}), json.dumps({**values, "stepz": 1})):
+        (tmp_path / "config.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"config\.json: cannot be used"):
+            Config.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sets": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"labels": {}}, {"accumulate": 0}]
+)
+def test_a_config_is_checked(change):
+    with pytest.raises(ValueError, match="expected"):
+        replace(CONFIG, **change)
+
+
+def test_runs_that_do_not_go_together(tmp_path):
+    run = Run(tmp_path, CONFIG, CONFIG.new_network())
+    other = replace(run, config=replace(CONFIG, labels={1: "inner", 3: "outer"}))
+    with pytest.raises(ValueError, match="labels"):
+        same_task([run, other])
+    with pytest.raises(ValueError, match="no runs"):
+        same_task([])
+    assert same_task([run, replace(run, config=replace(CONFIG, seed=4, features=9))]) == CONFIG
