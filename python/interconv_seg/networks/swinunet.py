@@ -26,7 +26,9 @@ DROP_PATH = 0.2  # stochastic depth of the deepest block, as in the authors' con
 
 class SwinUNet(Body):
     """Swin-Unet (Cao et al., 2021): patches of 4, windows of 7, four stages of two blocks, 3-6-12-24 heads, MLP ratio
-    4, patch-expanding decoder (paper, section 4.2 and Table 6).
+    4, patch-expanding decoder (paper, section 4.2 and Table 6). Every block and the last expansion normalise for
+    themselves; Swin-Unet's published code has a layer norm after the embedding and one before that expansion beside
+    (4C parameters more).
 
     Args:
         in_channels: of the images. classes: output channels, background included.
@@ -49,7 +51,7 @@ class SwinUNet(Body):
         widths = [features * 2**i for i in range(STAGES)]
         drops = torch.linspace(0, DROP_PATH, STAGES * DEPTH, device="cpu").unflatten(0, (STAGES, DEPTH)).tolist()
 
-        self.embed = nn.Sequential(nn.Conv2d(in_channels, features, PATCH, stride=PATCH), LayerNorm2d(features))
+        self.embed = nn.Conv2d(in_channels, features, PATCH, stride=PATCH)
         self.encoder = nn.ModuleList(_stage(widths[i], HEADS * 2**i, drops[i]) for i in range(STAGES))
         self.merges = nn.ModuleList(_PatchMerging(width) for width in widths[:-1])
         self.bottom_norm = LayerNorm2d(widths[-1])
@@ -57,7 +59,6 @@ class SwinUNet(Body):
         self.expands = nn.ModuleList(_PatchExpanding(widths[i + 1], widths[i], 2) for i in rising)
         self.fuses = nn.ModuleList(TokenLinear(2 * widths[i], widths[i]) for i in rising)
         self.decoder = nn.ModuleList(_stage(widths[i], HEADS * 2**i, drops[i]) for i in rising)
-        self.top_norm = LayerNorm2d(features)
         self.expand_patches = _PatchExpanding(features, features, PATCH)
         self.head = nn.Conv2d(features, classes, 1, bias=False)
         self.init_weights()
@@ -75,14 +76,14 @@ class SwinUNet(Body):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
-        x = self.embed(x)
+        x = self.embed(x).contiguous(memory_format=torch.channels_last)  # from here on all is
         skips = []
         for stage, merge in zip(self.encoder, [*self.merges, self.bottom_norm], strict=True):
             skips.append(x)
             x = merge(stage(x))
         for expand, fuse, stage, skip in zip(self.expands, self.fuses, self.decoder, skips[-2::-1], strict=True):
             x = stage(fuse(torch.cat([expand(x), skip], dim=1)))
-        return self.head(self.expand_patches(self.top_norm(x)))
+        return self.head(self.expand_patches(x))
 
 
 class TokenLinear(nn.Conv2d):
