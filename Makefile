@@ -47,9 +47,9 @@ gpu-table: $(READY) ## docs/gpu.md anew: machine code by the installed triton, a
 
 $(NEWEST_TRITON): $(READY)
 	rm -rf $@
-	$(BIN)/python -m pip install -q --no-deps --target $@ 'triton>=3.9'
+	$(BIN)/python -m pip install -q --no-deps --target $@ triton==3.9.0
 
-test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton (3 minutes on 2 cores)
+test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton, 3.9.0 (3 minutes on 2 cores)
 	PYTHONPATH=$(NEWEST_TRITON) $(BIN)/python -m pytest tests/kernels/test_machine_code.py
 
 lock: ## make requirements-dev.txt anew (needs uv); the CUDA libraries that torch may ask for are left to pip

@@ -76,7 +76,7 @@ class SwinUNet(Body):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
-        x = self.embed(x).contiguous(memory_format=torch.channels_last)  # from here on all is
+        x = self.embed(x).contiguous(memory_format=torch.channels_last)  # and so is all after it
         skips = []
         for stage, merge in zip(self.encoder, [*self.merges, self.bottom_norm], strict=True):
             skips.append(x)
