@@ -35,7 +35,7 @@ format: $(READY) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (5 minutes on 2 cores)
+demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)
 
 bench: $(READY) ## the layer against eager torch (15 minutes on 2 cores)
