@@ -56,7 +56,7 @@ def test_what_a_chip_is_not_for_is_not_compiled_for_it():
 
 def test_a_tile_that_spills_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tile = Tile("conv", 16, True, 128, 32, 64, 4, 3, "too deep for four warps")
+    tile = Tile("conv", 16, True, 256, 128, 32, 4, 3, "256 sums a thread")
     chip = CHIPS["sm_80"]
     case = machine_code.Case("spilling", machine_code.tile_launch(tile, torch.bfloat16, 128), "16-bit")
     [launch] = offline.record(chip, case.work)
