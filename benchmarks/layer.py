@@ -9,10 +9,8 @@ are medians of one run.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import math
-import platform
 import statistics
 import subprocess
 import time
@@ -24,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import interconv_kernels as ik
+
+from .results import processor, write_csv
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 # H x W by channels: where the paper's networks have about that many (SimpleUNet at full size, nnUNet's second stage,
@@ -127,7 +127,7 @@ def main() -> None:
     where = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "machine": _processor(),
+        "machine": processor(),
         "commit": commit,
         "dtype": args.dtype,
     }
@@ -178,13 +178,7 @@ def main() -> None:
             )
     for name in args.algorithms:
         _summary(name, [row for row in rows if row["form"] == name])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(args.out)
+    write_csv(args.out, rows)
 
 
 def _summary(name: str, rows: list[dict[str, float]]) -> None:
@@ -208,13 +202,6 @@ def _summary(name: str, rows: list[dict[str, float]]) -> None:
         f"  saved for backward beside the inputs: {extra:.2f} of concat's at most"
         f" ({with_u:.2f} if u is counted to this layer)"
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

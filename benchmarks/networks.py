@@ -12,7 +12,6 @@ Memory is the peak resident memory of a fresh process that makes three such step
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import statistics
 import time
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 import interconv_kernels as ik
 
-from .layer import _processor
+from .results import processor, write_csv
 
 # name -> (family, features)
 NETWORKS: dict[str, tuple[str, int | tuple[int, ...]]] = {
@@ -146,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmark_networks.csv"))
     args = parser.parse_args()
     size = (args.size[0], args.size[1])
-    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}", end="")
+    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}", end="")
     print(f"; sets of {args.lengths}, {size[0]} x {size[1]}, medians of {args.repeats}")
     rows = []
     for name in args.networks:
@@ -167,13 +166,7 @@ def main() -> None:
                     {"network": name, "format": fmt, "compiled": bool(suffix), "seconds": ours, "concat": concat}
                     | {"bytes": memory[0], "concat_bytes": memory[1], "repeats": args.repeats}
                 )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(args.out)
+    write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ class Conv(NamedTuple):
         )
         return h, w
 
+    def is_pointwise(self, weight: Tensor) -> bool:
+        """Whether it is a matrix product for each pixel: kernel 1, stride 1, no padding."""
+        return weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if _is_special(x):
             return self.forward(torch.cat([x, x]), weight, bias)[:1]
@@ -43,8 +47,7 @@ class Conv(NamedTuple):
 
     def grad_weight(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """wgrad: the gradient with respect to weight, of which only shape and format are used."""
-        pointwise = weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
-        if pointwise and g.is_contiguous() and x.is_contiguous():
+        if self.is_pointwise(weight) and g.is_contiguous() and x.is_contiguous():
             # In NCHW one matrix product a sample needs none of the reorders that oneDNN makes (3x faster at 64
             # channels).
             return torch.bmm(g.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).view(weight.shape)

@@ -22,6 +22,16 @@ def empty_rows(like: Tensor, rows: int, channels: int | None = None) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
 
 
+def set_add_rows(
+    y: Tensor | None, t: Tensor, num_rows: int, out: Tensor | None, block: tuple[int, int] | None
+) -> tuple[int, int, Tensor, torch.memory_format]:
+    """How every backend's set_add begins: (first sample, one past the last, `out` or room for it, format of all)."""
+    lo, hi = block or (0, num_rows)
+    if out is None:
+        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    return lo, hi, out, memory_format(t if y is None else y)
+
+
 def flat(x: Tensor, fmt: torch.memory_format) -> Tensor:
     """View dense x [N, ...] as [N, M] in the order of its memory."""
     if fmt == torch.channels_last:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..activation import NONE, Activation
 from ..convolution import Conv
-from ..layout import empty_rows, flat, memory_format
+from ..layout import empty_rows, flat, memory_format, set_add_rows
 from ..sets import SetIndex
 
 HAS_EPILOGUE = False
@@ -102,10 +102,7 @@ def set_add(
     block: tuple[int, int] | None = None,
 ) -> Tensor:
     """`out` may be `y`. With block = (lo, hi), `y` and `out` hold the samples lo ... hi-1 alone."""
-    lo, hi = block or (0, sets.num_rows)
-    fmt = memory_format(t if y is None else y)
-    if out is None:
-        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    lo, _, out, fmt = set_add_rows(y, t, sets.num_rows, out, block)
     y_rows = None if y is None else flat(y, fmt)
     _ops.set_add(y_rows, flat(t, fmt), sets.offsets, sets.set_ids, mean, lo, flat(out, fmt))
     return out
@@ -152,7 +149,7 @@ def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why the fused layer cannot serve, or None."""
     if u.device.type != "cpu" or u.dtype != torch.float32:
         return f"backend 'cpp' fuses float32 on the CPU alone, not {u.dtype} on {u.device.type}"
-    if weight.shape[2:] != (1, 1) or conv.stride != (1, 1) or conv.padding != (0, 0):
+    if not conv.is_pointwise(weight):
         return (
             f"backend 'cpp' fuses kernel 1, stride 1, padding 0 alone, not kernel {tuple(weight.shape[2:])},"
             f" stride {conv.stride}, padding {conv.padding}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..convolution import Conv
-from ..layout import empty_rows, flat, memory_format, sum_dtype
+from ..layout import empty_rows, flat, memory_format, set_add_rows, sum_dtype
 from ..sets import SetIndex
 
 HAS_EPILOGUE = False
@@ -61,10 +61,7 @@ def set_add(
     block: tuple[int, int] | None = None,
 ) -> Tensor:
     """`out` may be `y`. With block = (lo, hi), `y` and `out` hold the samples lo ... hi-1 alone."""
-    lo, hi = block or (0, sets.num_rows)
-    fmt = memory_format(t if y is None else y)
-    if out is None:
-        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    lo, hi, out, fmt = set_add_rows(y, t, sets.num_rows, out, block)
     t_rows, out_rows = flat(t, fmt), flat(out, fmt)
     y_rows = None if y is None else flat(y, fmt)
     if sets.borders is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,12 +59,7 @@ def convolve(
         "HAS_SET": t is not None,
         "HAS_BIAS": bias is not None,
         "ACTIVATION": activation.name,
-        "PRECISION": precision(x),
-        "BN": tile.bn,
-        "BK": tile.bk,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-        "enable_fp_fusion": True,
+        **_options(tile, x),
     }
     column_tiles = -(-out_channels // tile.bn)
     epilogue = (t, set_ids, bias, activation.slope)
@@ -118,6 +113,7 @@ def pointwise(
     y: Tensor,
     tile: Tile,
 ) -> None:
+    """y = act(x @ w_own + (set means of x) @ w_set + bias), weights [1,1,C,Co]; x and y channels_last."""
     channels, out_channels = w_own.shape[2:]
     area = x.shape[2] * x.shape[3]
     grid = (sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn),)
@@ -136,13 +132,8 @@ def pointwise(
             CO=out_channels,
             HAS_BIAS=bias is not None,
             ACTIVATION=activation.name,
-            PRECISION=precision(x),
             BM=tile.bm,
-            BN=tile.bn,
-            BK=tile.bk,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-            enable_fp_fusion=True,
+            **_options(tile, x),
         )
 
 
@@ -174,15 +165,23 @@ def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -
             SW=conv.stride[1],
             DH=conv.dilation[0],
             DW=conv.dilation[1],
-            PRECISION=precision(u),
             BM=tile.bm,
-            BN=tile.bn,
-            BK=tile.bk,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-            enable_fp_fusion=True,
+            **_options(tile, u),
         )
     return sums.sum(0).view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
+
+
+def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
+    """What every kernel is told of its tile (BM is none of conv_tma's, whose rows are TMA_TILE) and of triton's
+    options."""
+    return {
+        "PRECISION": precision(x),
+        "BN": tile.bn,
+        "BK": tile.bk,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": True,
+    }
 
 
 def _tiles(x: Tensor, shape: tuple[int, ...], block: list[int]) -> TensorDescriptor:

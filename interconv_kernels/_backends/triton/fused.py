@@ -83,11 +83,11 @@ def candidates(
     kernels = ["conv"]
     if conv.stride == (1, 1):
         kernels += ["conv_tma"] * has_tma(u)
-        kernels += ["pointwise"] * (weight.shape[2:] == (1, 1) and conv.padding == (0, 0))
+    if conv.is_pointwise(weight):
+        kernels.append("pointwise")
     for kernel in kernels:
         for tile in suiting(kernel, u.dtype, rows_in, rows_out):
-            if tile.kernel != "conv_tma" or (tile.vectors and channels * u.element_size() % 16 == 0):
-                yield tile.name, {"algorithm": "fused", "tiles": {"conv": tile.name}}
+            yield tile.name, {"algorithm": "fused", "tiles": {"conv": tile.name}}
     if direction == "backward" and fastest()["algorithm"] == "fused":
         best = fastest()["tiles"]
         for tile in suiting("wgrad", u.dtype, channels, out_channels):

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...activation import NONE, Activation
-from ...layout import empty_rows, flat, memory_format
+from ...layout import empty_rows, flat, memory_format, set_add_rows, sum_dtype
 from ...sets import SetIndex
 from . import set_kernels
 from .configs import SET_BLOCK_BYTES, SET_THREADS
@@ -25,7 +25,7 @@ def _launch(kernel: Any, rows: int, x: Tensor, *arguments: Any, **constants: Any
     grid = (rows * -(-x.shape[1] // block),)
     if grid[0] == 0:
         return
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = tl.float64 if sum_dtype(x) == torch.float64 else tl.float32
     warps = SET_THREADS // (32 if torch.version.hip is None else 64)
     with torch.cuda.device_of(x):
         # Products and sums stay apart, as in the other backends.
@@ -40,8 +40,7 @@ def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
     pieces = None
     if sets.num_rows > PIECE:  # else no set is longer than a piece
         slots = -(-sets.num_rows // PIECE)
-        acc = torch.float64 if x.dtype == torch.float64 else torch.float32
-        pieces = torch.empty(slots, columns, dtype=acc, device=x.device)
+        pieces = torch.empty(slots, columns, dtype=sum_dtype(x), device=x.device)
         sources = (rows, sets.offsets, sets.set_ids)
         _launch(set_kernels.full_piece_kernel, slots, rows, *sources, pieces, sets.num_rows, columns)
     arguments = (rows, sets.offsets, pieces, out_rows, columns)
@@ -61,10 +60,7 @@ def set_add(
 ) -> Tensor:
     """act(y_i + t_b(i) + bias), t divided by K where `mean`. `out` may be `y`. With block = (lo, hi), `y` and `out`
     hold the samples lo ... hi-1 alone."""
-    lo, hi = block or (0, sets.num_rows)
-    fmt = memory_format(t if y is None else y)
-    if out is None:
-        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
+    lo, hi, out, fmt = set_add_rows(y, t, sets.num_rows, out, block)
     out_rows = flat(out, fmt)
     _launch(
         set_kernels.set_add_kernel,
