@@ -1,0 +1,136 @@
+"""What is measured: layers of the paper's networks, each on batches of sets, by the names of suites.
+
+paper       the networks' layers with InterConv in "replace", on sets of K = 1, 2, 4 and 8
+ragged      some of them on sets of mixed sizes, 1 to 8
+large-sets  single sets of 16, 64 and 256 samples
+k1          kernel size 1 alone
+smoke       tiny: does every part of the benchmarks work? Its times mean nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SQUARE = "square"  # the "network" of layers C -> C that stand for none in particular
+
+
+class Layer(NamedTuple):
+    """A layer of a network of `interconv_seg.SIZES`, or of `SQUARE`."""
+
+    network: str
+    in_channels: int
+    out_channels: int
+    height: int  # of its input
+    width: int
+    kernel: int = 3
+    stride: int = 1
+
+    @property
+    def out_height(self) -> int:
+        return -(-self.height // self.stride)
+
+    @property
+    def out_width(self) -> int:
+        return -(-self.width // self.stride)
+
+    def __str__(self) -> str:
+        stride = f" s{self.stride}" if self.stride > 1 else ""
+        size = f"{self.in_channels}-{self.out_channels} {self.height}x{self.width}"
+        return f"{self.network} {size} k{self.kernel}{stride}"
+
+
+class Case(NamedTuple):
+    """A layer on a batch: sets of `lengths` samples."""
+
+    layer: Layer
+    lengths: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def set_size(self) -> float:
+        """K, or the mean of a mix."""
+        return self.samples / len(self.lengths)
+
+    @property
+    def is_ragged(self) -> bool:
+        return len(set(self.lengths)) > 1
+
+    def __str__(self) -> str:
+        sets = "+".join(map(str, self.lengths)) if self.is_ragged else f"K{self.lengths[0]} N{self.samples}"
+        return f"{self.layer} {sets}"
+
+
+# At the paper's image sizes: 160x192 (automatic), for ScribblePrompt 128x128 (interactive).
+NETWORK_LAYERS = (
+    Layer("simpleunet-60K", 1, 16, 160, 192),
+    Layer("simpleunet-60K", 16, 16, 160, 192),
+    Layer("simpleunet-60K", 32, 21, 160, 192),
+    Layer("simpleunet-500K", 49, 49, 80, 96),
+    Layer("simpleunet-2M", 100, 100, 40, 48),
+    Layer("simpleunet-16M", 282, 282, 20, 24),
+    Layer("nnunet-20M", 46, 46, 80, 96),
+    Layer("nnunet-20M", 46, 92, 80, 96, stride=2),
+    Layer("nnunet-20M", 184, 184, 20, 24),
+    Layer("nnunet-20M", 368, 368, 10, 12),
+    Layer("scribbleprompt-3.6M", 137, 137, 64, 64),
+)
+TOKEN_LAYERS = (
+    Layer("swinunet-27M", 84, 336, 40, 48, kernel=1),
+    Layer("swinunet-27M", 168, 672, 20, 24, kernel=1),
+    Layer("swinunet-27M", 336, 1344, 10, 12, kernel=1),
+)
+SQUARES = (Layer(SQUARE, 64, 64, 128, 128), Layer(SQUARE, 192, 192, 64, 64))
+POINTWISE_SQUARES = (
+    Layer(SQUARE, 16, 16, 160, 192, kernel=1),
+    Layer(SQUARE, 64, 64, 80, 96, kernel=1),
+    Layer(SQUARE, 192, 192, 64, 64, kernel=1),
+)
+MIXES = ((3, 1, 8, 4), (1, 2, 3, 4, 5, 6, 7, 8), (1, 1, 1, 1, 1, 1, 1, 1, 8))
+RAGGED_LAYERS = (
+    Layer("simpleunet-60K", 16, 16, 160, 192),
+    Layer("simpleunet-500K", 49, 49, 80, 96),
+    Layer("simpleunet-2M", 100, 100, 40, 48),
+    Layer("nnunet-20M", 46, 92, 80, 96, stride=2),
+    Layer("nnunet-20M", 184, 184, 20, 24),
+    Layer("swinunet-27M", 168, 672, 20, 24, kernel=1),
+    Layer(SQUARE, 64, 64, 80, 96, kernel=1),
+)
+LARGE_SETS = {
+    16: (
+        Layer("simpleunet-60K", 16, 16, 160, 192),
+        Layer("nnunet-20M", 46, 46, 80, 96),
+        Layer("swinunet-27M", 84, 336, 40, 48, kernel=1),
+    ),
+    64: (
+        Layer("simpleunet-60K", 16, 16, 80, 96),
+        Layer("simpleunet-2M", 100, 100, 40, 48),
+        Layer("swinunet-27M", 168, 672, 20, 24, kernel=1),
+    ),
+    256: (
+        Layer("simpleunet-60K", 16, 16, 40, 48),
+        Layer("simpleunet-2M", 100, 100, 10, 12),
+        Layer("swinunet-27M", 336, 1344, 10, 12, kernel=1),
+    ),
+}
+
+
+def _equal_sets(layers: Iterable[Layer], samples: int) -> list[Case]:
+    return [Case(layer, (size,) * (samples // size)) for layer in layers for size in (1, 2, 4, 8)]
+
+
+SUITES = {
+    "paper": _equal_sets(NETWORK_LAYERS + TOKEN_LAYERS, 16) + _equal_sets(SQUARES, 8),
+    "ragged": [Case(layer, mix) for layer in RAGGED_LAYERS for mix in MIXES],
+    "large-sets": [Case(layer, (size,)) for size, layers in LARGE_SETS.items() for layer in layers],
+    "k1": _equal_sets(TOKEN_LAYERS + POINTWISE_SQUARES, 16),
+    "smoke": [
+        Case(Layer(SQUARE, 4, 6, 9, 8, stride=2), (2, 2)),
+        Case(Layer(SQUARE, 8, 8, 7, 6, kernel=1), (1, 1, 1)),
+        Case(Layer(SQUARE, 4, 4, 8, 9), (3, 1, 2)),
+        Case(Layer(SQUARE, 8, 4, 6, 6, kernel=1), (1, 4)),
+    ],
+}
