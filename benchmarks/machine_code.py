@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -226,13 +226,13 @@ def cell(chip: Chip, code: Code) -> str:
     return f"{code.registers} · {code.shared / 1024:.0f} KB · {occupancy(chip, code):.0%}{spilled}<br>{found}"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compile, then print, write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--write", type=Path, metavar="FILE")
     target.add_argument("--check", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rows = compile_all()
     text, section = table(rows), f"machine code, triton {triton.__version__}"
     complaints = "".join(f"not lean: {why}\n" for row in rows for why in row.faults)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -267,14 +267,14 @@ def microseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print, write or check the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", choices=GPUS, default="h100")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--write", type=Path, metavar="FILE")
     target.add_argument("--check", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if not arguments.write and not arguments.check:
         print(report(GPUS[arguments.gpu]), end="")
         return 0

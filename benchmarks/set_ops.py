@@ -1,4 +1,4 @@
-"""Set mean and per-set add on ragged sets, backend "cpp" against eager torch. `python -m benchmarks.set_ops`
+"""Set mean and per-set add on ragged sets, backend "cpp" against eager torch. `python -m benchmarks set-ops`
 
 Each peer is written in the best way we know; results are checked before timing; forms take turns (A B C A B C ...) and
 figures are medians of one run. Bandwidth counts each input read once and each output written once, and is given as a
@@ -8,14 +8,14 @@ share of what a copy of the same packed tensor reaches in the same run.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 import interconv_kernels as ik
+
+from .timing import take_turns
 
 LENGTHS = {
     "ragged": [1, 2, 7, 16, 3, 1, 4, 12, 2, 8, 1, 7],
@@ -61,25 +61,13 @@ def add_forms(u: Tensor, sets: ik.Sets) -> dict[str, Form]:
     }
 
 
-def medians(forms: dict[str, Form], repeats: int) -> dict[str, float]:
-    """Milliseconds of each form, in turns."""
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(repeats + 2):
-        for name, form in forms.items():
-            start = time.perf_counter()
-            form()
-            if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print one line for each operation, dtype, shape and mix of sets."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks set-ops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser.parse_args(argv)
     print("op    dtype     sets       size         ours ms  best eager           ratio  of copy bandwidth")
     for op, make in (("mean", mean_forms), ("add", add_forms)):
         for dtype in (torch.float32, torch.bfloat16):
@@ -92,8 +80,10 @@ def main() -> None:
                     for name, form in forms.items():
                         torch.testing.assert_close(form().float(), want, rtol=0.05, atol=0.05, msg=name)
                     spare = torch.empty_like(u)
-                    ms = medians({**forms, "copy": lambda spare=spare, u=u: spare.copy_(u)}, args.repeats)  # type: ignore[misc]
-                    peer = min((name for name in forms if name != "ours"), key=lambda name: ms[name])
+                    forms["copy"] = lambda spare=spare, u=u: spare.copy_(u)  # type: ignore[misc]
+                    times = take_turns(forms, args.repeats, torch.device("cpu"))
+                    ms = {name: 1e3 * timing.p50 for name, timing in times.items()}
+                    peer = min((name for name in forms if name not in ("ours", "copy")), key=lambda name: ms[name])
                     moved = len(u) + len(sets) + (len(u) if op == "add" else 0)
                     share = (moved / ms["ours"]) / (2 * len(u) / ms["copy"])
                     kind = str(dtype).removeprefix("torch.")
