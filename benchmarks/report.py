@@ -19,7 +19,7 @@ WIDE = 64  # channels from which a 3x3 layer is judged by its arithmetic
 def make_console() -> Console:
     """As wide as the terminal; wide enough for the tables where there is none."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=160, highlight=False)
+    return console if console.is_terminal else Console(width=180, highlight=False)
 
 
 def best_layouts(rows: Iterable[Row]) -> dict[Key, dict[str, Row]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import peers, report
+from . import peers, plots, report
 from .check import Inputs, complaint, make_inputs, make_standard
 from .machine import better, measure_machine, needed
 from .peers import LAYOUTS, Form
@@ -180,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = Results(environment, better(machine, measure_machine(device, dtype)), rows)
         write_results(args.out, results)
         report.print_report(console, results)
-        console.print(f"\nwritten to {args.out}: results.json, results.csv")
+        drawn = plots.plot_all(args.out, results)
+        console.print(f"\nwritten to {args.out}: results.json, results.csv, {', '.join(drawn)}")
     return 1 if refused else 0
 
 
