@@ -8,7 +8,7 @@ IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the
 
 NEWEST_TRITON := .triton-newest
 
-.PHONY: help test lint format demo bench gpu-table test-newest-triton lock clean
+.PHONY: help test lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,8 +38,11 @@ format: $(READY) ## mend what ruff can mend
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)
 
-bench: $(READY) ## the layer against eager torch (15 minutes on 2 cores)
-	$(BIN)/python -m benchmarks.layer $(ARGS)
+bench: $(READY) ## the paper's layers against eager torch (an hour on 2 cores; ARGS="--device cuda" on a GPU)
+	$(BIN)/python -m benchmarks run --suite paper $(ARGS)
+
+bench-smoke: $(READY) ## do the benchmarks work? Tiny shapes, whose times mean nothing (2 minutes on 2 cores)
+	$(BIN)/python -m benchmarks run --suite smoke --direction fwd bwd both --repeats 2 $(ARGS)
 
 gpu-table: $(READY) ## docs/gpu.md anew: machine code by the installed triton, and predictions (3 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.machine_code --write docs/gpu.md
