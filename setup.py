@@ -28,8 +28,9 @@ ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 # same bits on every machine.
 FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-HOST_SOURCES = ["cpu.cpp", "pointwise.cpp", "register.cpp"]
-EXTRA_FLAGS = {"pointwise.cpp": ["-ffp-contract=fast"]}  # matrix products, as the vendor's, live on fused multiply-adds
+HOST_SOURCES = ["cpu.cpp", "pointwise.cpp", "product.cpp", "register.cpp", "winograd.cpp"]
+# Matrix products, as the vendor's, live on fused multiply-adds.
+EXTRA_FLAGS = dict.fromkeys(("pointwise.cpp", "product.cpp", "winograd.cpp"), ["-ffp-contract=fast"])
 
 
 class BuildError(Exception):
@@ -77,7 +78,7 @@ def gencode(names: list[str]) -> list[str]:
 
 
 class BuildExtension(build_ext):
-    """Compiles with g++ and nvcc themselves: there are four files."""
+    """Compiles with g++ and nvcc themselves: there are six files."""
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))

@@ -5,165 +5,16 @@
 // g), so both are a `Map`. A tile is the same pixels of all samples of one set; its results depend on nothing else.
 // channels_last: a tile is rows of pixels [n, C], and weights are the right factor; NCHW: [C, n], and weights the left.
 #include <algorithm>
-#include <memory>
-#include <new>
-#include <utility>
 #include <vector>
 
-#include "clones.h"
 #include "ops.h"
+#include "product.h"
 
 namespace interconv {
 namespace {
 
-constexpr int kLanes = 16;  // of a vector: one AVX-512 register, several of narrower machines
-constexpr int kPanel = 2 * kLanes;
 constexpr int64_t kTileFloats = 64 * 1024;  // of a set's tile: with scratch, well within 1 MiB of L2
 constexpr int64_t kMinTile = 64, kMaxTile = 256;  // pixels
-typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-
-int64_t padded(int64_t n, int64_t to = kLanes) { return (n + to - 1) / to * to; }
-
-struct Free {
-  void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-
-Buffer allocate(int64_t floats) {
-  return Buffer(static_cast<float*>(::operator new(std::max<int64_t>(1, floats) * sizeof(float), std::align_val_t(64))));
-}
-
-IK_BODY Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
-IK_BODY const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-
-// --- the matrix product: out [m, n] = init [m, n] + a [m, k] b [k, n] -------------------------------------------------
-
-struct Left {  // a(i, j) = p[i row + j column]
-  const float* p;
-  int64_t row, column;
-};
-struct Right {  // b(j, c) = p[c / kPanel panel + j row + c % kPanel], readable up to a multiple of kLanes columns
-  const float* p;
-  int64_t row, panel;
-};
-struct Init {  // null: zero; readable up to a multiple of kLanes columns
-  const float* p;
-  int64_t row;
-};
-
-template <int M, int V>
-IK_BODY void block(int64_t k, const float* a, Left left, const float* b, int64_t b_row, const float* init,
-                   int64_t init_row, float* out, int64_t out_row, int64_t n) {
-  Vec acc[M][V];
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) acc[i][v] = init ? at(init + i * init_row + v * kLanes) : Vec{};
-  }
-  for (int64_t j = 0; j < k; ++j, a += left.column, b += b_row) {
-    Vec right[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) right[v] = at(b + v * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) acc[i][v] += a[i * left.row] * right[v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-    if (n >= V * kLanes) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) at(out + i * out_row + v * kLanes) = acc[i][v];
-    } else {
-      float row[V * kLanes];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) at(row + v * kLanes) = acc[i][v];
-      std::copy_n(row, n, out + i * out_row);
-    }
-  }
-}
-
-template <int V>
-IK_BODY void column_of_blocks(int64_t m, int64_t k, Left a, const float* b, int64_t b_row, const float* init,
-                              int64_t init_row, float* out, int64_t out_row, int64_t n) {
-  int64_t i = 0;
-  const auto step = [&](auto rows) __attribute__((always_inline)) {
-    constexpr int kRows = decltype(rows)::value;
-    for (; i + kRows <= m; i += kRows) {
-      block<kRows, V>(k, a.p + i * a.row, a, b, b_row, init ? init + i * init_row : nullptr, init_row,
-                      out + i * out_row, out_row, n);
-    }
-  };
-  step(std::integral_constant<int, 8>());
-  step(std::integral_constant<int, 4>());
-  step(std::integral_constant<int, 1>());
-}
-
-IK_CLONES void multiply(int64_t m, int64_t n, int64_t k, Left a, Right b, Init init, float* out, int64_t out_row) {
-  for (int64_t c = 0; c < n; c += kPanel) {
-    const float* panel = b.p + c / kPanel * b.panel;
-    const float* from = init.p ? init.p + c : nullptr;
-    if (n - c > kLanes) {
-      column_of_blocks<2>(m, k, a, panel, b.row, from, init.row, out + c, out_row, n - c);
-    } else {
-      column_of_blocks<1>(m, k, a, panel, b.row, from, init.row, out + c, out_row, n - c);
-    }
-  }
-}
-
-// --- moving tiles -----------------------------------------------------------------------------------------------------
-
-// to [rows, to_row] = from [rows, columns], zero up to a multiple of kLanes columns.
-IK_CLONES void copy_tile(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* end = std::copy_n(from + r * from_row, columns, to + r * to_row);
-    std::fill(end, to + r * to_row + padded(columns), 0.0f);
-  }
-}
-
-IK_CLONES void add_tile(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) to[r * to_row + c] += from[r * from_row + c];
-  }
-}
-
-IK_CLONES void divide(float* x, int64_t n, float by) {
-  for (int64_t i = 0; i < n; ++i) x[i] /= by;
-}
-
-template <int S, size_t... I>
-IK_BODY void exchange(Vec& a, Vec& b, std::index_sequence<I...>) {  // the off-diagonal S x S squares of two rows
-  const Vec first = a;
-  a = __builtin_shufflevector(first, b, ((I & S) ? kLanes + I - S : I)...);
-  b = __builtin_shufflevector(first, b, ((I & S) ? kLanes + I : I + S)...);
-}
-
-template <int S>
-IK_BODY void exchange_all(Vec (&x)[kLanes]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & S) == 0) exchange<S>(x[i], x[i + S], std::make_index_sequence<kLanes>());
-  }
-}
-
-// to [n, to_row] = the transpose of from [rows, from_row] (readable up to a multiple of kLanes columns), zero up to a
-// multiple of kLanes rows; to has room for a multiple of kLanes rows of its own.
-IK_CLONES void transpose(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t n) {
-  for (int64_t r = 0; r < rows; r += kLanes) {
-    for (int64_t c = 0; c < n; c += kLanes) {
-      Vec x[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) x[i] = r + i < rows ? at(from + (r + i) * from_row + c) : Vec{};
-      exchange_all<8>(x);
-      exchange_all<4>(x);
-      exchange_all<2>(x);
-      exchange_all<1>(x);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) at(to + (c + i) * to_row + r) = x[i];
-    }
-  }
-}
 
 // --- the work: a tile of a set at a time ------------------------------------------------------------------------------
 
@@ -360,13 +211,9 @@ struct Correlation {
 // Runs f(tile, scratch, chunk) for all tiles, a chunk's tiles in order.
 template <class F>
 void for_tiles(const Tiles& tiles, int64_t chunks, int64_t scratch, const F& f) {
-  if (chunks == 0) return;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    const Buffer buffer = allocate(scratch);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      for (int64_t i = tiles.count() * chunk / chunks; i < tiles.count() * (chunk + 1) / chunks; ++i) {
-        f(tiles[i], buffer.get(), chunk);
-      }
+  for_tasks(chunks, scratch, [&](int64_t chunk, float* buffer) {
+    for (int64_t i = tiles.count() * chunk / chunks; i < tiles.count() * (chunk + 1) / chunks; ++i) {
+      f(tiles[i], buffer, chunk);
     }
   });
 }

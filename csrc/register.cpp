@@ -14,4 +14,11 @@ STABLE_TORCH_LIBRARY(interconv_cpp, m) {
   m.def(
       "pointwise_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "
       "Tensor(a!)? grad_u, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias) -> ()");
+  m.def(
+      "winograd_forward(Tensor u, Tensor weight, Tensor? bias, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "int height, int width, int pad_h, int pad_w, Tensor(a!) out) -> ()");
+  m.def(
+      "winograd_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "int height, int width, int pad_h, int pad_w, Tensor(a!)? grad_u, Tensor(b!)? grad_weight, "
+      "Tensor(c!)? grad_bias) -> ()");
 }

@@ -142,61 +142,64 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
     return out
 
 
-# --- the layer with a 1x1 kernel, stride 1 and no padding, fused (csrc/pointwise.cpp) ---------------------------------
+# --- the layer, fused: kernel 1 (csrc/pointwise.cpp) and kernel 3 (csrc/winograd.cpp), stride 1 ------------------------
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why the fused layer cannot serve, or None."""
     if u.device.type != "cpu" or u.dtype != torch.float32:
         return f"backend 'cpp' fuses float32 on the CPU alone, not {u.dtype} on {u.device.type}"
-    if not conv.is_pointwise(weight):
+    if not (conv.is_pointwise(weight) or _is_winograd(conv, weight)):
         return (
-            f"backend 'cpp' fuses kernel 1, stride 1, padding 0 alone, not kernel {tuple(weight.shape[2:])},"
-            f" stride {conv.stride}, padding {conv.padding}"
+            "backend 'cpp' fuses kernel 1 with padding 0 and kernel 3 with padding 0 to 2, of stride and dilation 1,"
+            f" not kernel {tuple(weight.shape[2:])}, stride {conv.stride}, padding {conv.padding}, dilation"
+            f" {conv.dilation}"
         )
     return None
 
 
+def _is_winograd(conv: Conv, weight: Tensor) -> bool:
+    return weight.shape[2:] == (3, 3) and conv.stride == conv.dilation == (1, 1) and max(conv.padding) <= 2
+
+
 def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:
-    """Measured so wherever there is AVX-512 (docs/design.md)."""
+    """Measured so wherever there is AVX-512 (docs/performance.md)."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def fused_forward(
     conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, activation: Activation = NONE
 ) -> Tensor:
-    """The layer, for dense u [N,C,H,W] and weight [Co,2C,1,1]."""
-    fmt = memory_format(u)
-    out = empty_rows(u, u.shape[0], weight.shape[0])
-    _ops.pointwise_forward(
-        flat(u, fmt),
-        weight.flatten(1),
-        None if bias is None else bias.unsqueeze(0),
-        sets.offsets,
-        sets.set_ids,
-        fmt == torch.channels_last,
-        flat(out, fmt),
-    )
+    """The layer, for u [N,C,H,W] and weight [Co,2C,k,k], dense in conv.fmt."""
+    size = conv.output_size(u.shape[2:], weight.shape[2:])
+    out = torch.empty((u.shape[0], weight.shape[0], *size), memory_format=conv.fmt)
+    bias_row = None if bias is None else bias.unsqueeze(0)
+    inputs = (flat(u, conv.fmt), flat(weight, conv.fmt), bias_row, sets.offsets, sets.set_ids)
+    op = _ops.pointwise_forward if conv.is_pointwise(weight) else _ops.winograd_forward
+    op(*inputs, *_layer(conv, u, weight), flat(out, conv.fmt))
     return activation(out)
 
 
 def fused_backward(
     conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of u, weight and bias for g [N,Co,H,W] in u's format, each only where `need` says so."""
-    fmt = memory_format(u)
-    grad_u = torch.empty_like(u) if need[0] else None
-    grad_weight = torch.empty_like(weight) if need[1] else None
+    """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so; all in conv.fmt."""
+    grad_u = torch.empty_like(u, memory_format=conv.fmt) if need[0] else None
+    grad_weight = torch.empty_like(weight, memory_format=conv.fmt) if need[1] else None
     grad_bias = weight.new_empty(1, weight.shape[0]) if need[2] else None
-    _ops.pointwise_backward(
-        flat(g, fmt),
-        flat(u, fmt),
-        weight.flatten(1),
-        sets.offsets,
-        sets.set_ids,
-        fmt == torch.channels_last,
-        None if grad_u is None else flat(grad_u, fmt),
-        None if grad_weight is None else grad_weight.flatten(1),
+    inputs = (flat(g, conv.fmt), flat(u, conv.fmt), flat(weight, conv.fmt), sets.offsets, sets.set_ids)
+    op = _ops.pointwise_backward if conv.is_pointwise(weight) else _ops.winograd_backward
+    op(
+        *inputs,
+        *_layer(conv, u, weight),
+        None if grad_u is None else flat(grad_u, conv.fmt),
+        None if grad_weight is None else flat(grad_weight, conv.fmt),
         grad_bias,
     )
     return grad_u, grad_weight, None if grad_bias is None else grad_bias[0]
+
+
+def _layer(conv: Conv, u: Tensor, weight: Tensor) -> tuple[bool | int, ...]:
+    """What the raw ops ask of layout and convolution: channels_last; for kernel 3 image size and padding as well."""
+    last = conv.fmt == torch.channels_last
+    return (last,) if conv.is_pointwise(weight) else (last, *u.shape[2:], *conv.padding)
