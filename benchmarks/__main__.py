@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "run": "layers against eager torch on the same work: times, memory, share of the floor",
+    "compare": "two results, or two git revisions: exit status 1 where the second is slower",
     "set-ops": "set mean and per-set add against eager torch",
     "networks": "whole networks",
     "predict": "PREDICTED times on GPUs that are not here",
