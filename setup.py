@@ -30,7 +30,7 @@ FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 HOST_SOURCES = ["cpu.cpp", "pointwise.cpp", "product.cpp", "register.cpp", "winograd.cpp"]
 # Matrix products, as the vendor's, live on fused multiply-adds.
-EXTRA_FLAGS = dict.fromkeys(("pointwise.cpp", "product.cpp", "winograd.cpp"), ["-ffp-contract=fast"])
+EXTRA_FLAGS = {name: ["-ffp-contract=fast"] for name in ("pointwise.cpp", "product.cpp", "winograd.cpp")}
 
 
 class BuildError(Exception):

@@ -23,7 +23,7 @@ namespace interconv {
 namespace {
 
 constexpr int kPlaces = 16, kMiddle = 5;  // of a tile, row by row; (1, 1)
-constexpr int64_t kKept = 4;              // samples of a set that are packed once for sum and differences
+constexpr int64_t kKept = 8;              // samples of a set that are packed once for sum and differences
 
 struct Image {  // a sample: [channels, height, width], or in channels_last [height, width, channels]
   int64_t channels, height, width;
@@ -211,31 +211,72 @@ struct Kernels {  // w(o, i, t) = p[o to_out + i to_in + t to_tap], taps row by 
   int64_t to_out, to_in, to_tap;
 };
 
-// U = G w G^T as right factors [16, panels, in, kPanel] of a product; inputs are cut among threads.
+IK_BODY void times_g(const Vec (&w)[3], Vec (&u)[4]) {  // G w
+  const Vec sum = (w[0] + w[2]) * 0.5f, middle = w[1] * 0.5f;
+  u[0] = w[0], u[1] = sum + middle, u[2] = sum - middle, u[3] = w[2];
+}
+
+IK_BODY void times_g_transposed(const Vec (&u)[4], Vec (&w)[3]) {  // G^T u
+  const Vec sum = (u[1] + u[2]) * 0.5f;
+  w[0] = u[0] + sum, w[1] = (u[1] - u[2]) * 0.5f, w[2] = sum + u[3];
+}
+
+// U = G w G^T of kernels w [9, kPanel] into places `plane` floats apart.
+IK_CLONES void transform_kernels(const float* w, float* u, int64_t plane) {
+  for (int64_t o = 0; o < kPanel; o += kLanes) {
+    Vec columns[3][4];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) {
+      const Vec column[3] = {at(w + j * kPanel + o), at(w + (3 + j) * kPanel + o), at(w + (6 + j) * kPanel + o)};
+      times_g(column, columns[j]);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const Vec row[3] = {columns[0][k], columns[1][k], columns[2][k]};
+      Vec done[4];
+      times_g(row, done);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) at(u + (4 * k + j) * plane + o) = done[j];
+    }
+  }
+}
+
+// Its adjoint G^T U G: w [9, wide] from U [16, wide].
+IK_CLONES void gather_kernels(const float* u, float* w, int64_t wide) {
+  for (int64_t o = 0; o < wide; o += kLanes) {
+    Vec columns[4][3];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const float* p = u + j * wide + o;
+      const Vec column[4] = {at(p), at(p + 4 * wide), at(p + 8 * wide), at(p + 12 * wide)};
+      times_g_transposed(column, columns[j]);
+    }
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      const Vec row[4] = {columns[0][k], columns[1][k], columns[2][k], columns[3][k]};
+      Vec done[3];
+      times_g_transposed(row, done);
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; ++j) at(w + (3 * k + j) * wide + o) = done[j];
+    }
+  }
+}
+
+// U of the kernels w, or of their sum with `added`, as right factors [16, panels, in, kPanel] of a product.
 Buffer transform_weight(const Kernels& w, const Kernels* added, int64_t out, int64_t in) {
   const int64_t panels = padded(out, kPanel) / kPanel, plane = panels * in * kPanel;
   Buffer u = allocate(kPlaces * plane);
   torch::stable::parallel_for(0, panels * in, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; ++at) {
-      const int64_t first = at / in * kPanel, i = at % in;
-      float* to = u.get() + at * kPanel;
+    float x[9 * kPanel] = {};
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t first = row / in * kPanel, i = row % in;
       for (int64_t o = 0; o < kPanel; ++o) {
-        float x[9] = {}, rows[4][3];
-        for (int t = 0; t < 9 && first + o < out; ++t) {
-          x[t] = w.p[(first + o) * w.to_out + i * w.to_in + t * w.to_tap];
-          if (added) x[t] += added->p[(first + o) * w.to_out + i * w.to_in + t * w.to_tap];
-        }
-        for (int j = 0; j < 3; ++j) {
-          const float sum = (x[j] + x[6 + j]) * 0.5f, middle = x[3 + j] * 0.5f;
-          rows[0][j] = x[j], rows[1][j] = sum + middle, rows[2][j] = sum - middle, rows[3][j] = x[6 + j];
-        }
-        for (int k = 0; k < 4; ++k) {
-          const float sum = (rows[k][0] + rows[k][2]) * 0.5f, middle = rows[k][1] * 0.5f;
-          float* place = to + 4 * k * plane + o;
-          place[0] = rows[k][0], place[plane] = sum + middle, place[2 * plane] = sum - middle;
-          place[3 * plane] = rows[k][2];
+        for (int64_t t = 0; t < 9; ++t) {
+          const int64_t at = (first + o) * w.to_out + i * w.to_in + t * w.to_tap;
+          x[t * kPanel + o] = first + o < out ? w.p[at] + (added ? added->p[at] : 0) : 0;
         }
       }
+      transform_kernels(x, u.get() + row * kPanel, plane);
     }
   });
   return u;
@@ -415,7 +456,7 @@ struct Correlation {
   // dw = G^T dU G into grad_weight w(o, i, t), its set half C inputs on, from the sums of all chunks.
   void finish(const float* sums, int64_t chunks, const Kernels& w, float* grad) const {
     torch::stable::parallel_for(0, u.channels, 1, [&](int64_t begin, int64_t end) {
-      std::vector<float> total(2 * kPlaces * g.wide());
+      std::vector<float> total(2 * kPlaces * g.wide()), taps(9 * g.wide());
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t row = 0; row < 2 * kPlaces; ++row) {
           const float* from = sums + (row * u.channels + i) * g.wide();
@@ -425,20 +466,10 @@ struct Correlation {
         }
         add_scaled(total.data(), total.data() + kPlaces * g.wide(), kPlaces * g.wide(), 1);
         for (int half = 0; half < 2; ++half) {
+          gather_kernels(total.data() + half * kPlaces * g.wide(), taps.data(), g.wide());
+          float* to = grad + (half * u.channels + i) * w.to_in;
           for (int64_t o = 0; o < g.channels; ++o) {
-            float rows[3][4];
-            const float* x = total.data() + half * kPlaces * g.wide() + o;
-            for (int j = 0; j < 4; ++j, x += g.wide()) {
-              const float a = x[4 * g.wide()], b = x[8 * g.wide()], sum = (a + b) * 0.5f;
-              rows[0][j] = x[0] + sum, rows[1][j] = (a - b) * 0.5f, rows[2][j] = sum + x[12 * g.wide()];
-            }
-            float* to = grad + o * w.to_out + (half * u.channels + i) * w.to_in;
-            for (int k = 0; k < 3; ++k) {
-              const float sum = (rows[k][1] + rows[k][2]) * 0.5f;
-              to[3 * k * w.to_tap] = rows[k][0] + sum;
-              to[(3 * k + 1) * w.to_tap] = (rows[k][1] - rows[k][2]) * 0.5f;
-              to[(3 * k + 2) * w.to_tap] = sum + rows[k][3];
-            }
+            for (int64_t t = 0; t < 9; ++t) to[o * w.to_out + t * w.to_tap] = taps[t * g.wide() + o];
           }
         }
       }

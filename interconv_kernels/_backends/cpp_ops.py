@@ -142,7 +142,7 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
     return out
 
 
-# --- the layer, fused: kernel 1 (csrc/pointwise.cpp) and kernel 3 (csrc/winograd.cpp), stride 1 ------------------------
+# --- the layer, fused: kernel 1 (csrc/pointwise.cpp) and kernel 3 (csrc/winograd.cpp), stride 1 -----------------------
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
