@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
     "run": "layers against eager torch on the same work: times, memory, share of the floor",
     "compare": "two results, or two git revisions: exit status 1 where the second is slower",
+    "scaling": "cost against samples, sets, channels and pixels; mixes against equal sets",
     "set-ops": "set mean and per-set add against eager torch",
     "networks": "whole networks",
     "predict": "PREDICTED times on GPUs that are not here",
@@ -26,6 +28,8 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"{name!r} is no command of the benchmarks\n\n{usage}", end="", file=sys.stderr)
         return 2
+    # torch would warn of every tensor that is freed while a call's memory is recorded and was made before it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     return module.main(rest) or 0
 

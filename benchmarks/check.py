@@ -1,7 +1,7 @@
 """Results are right before they are timed: each form's output and gradients against the float64 oracle.
 
-What is allowed is eight times the error that plain torch makes on the same values, device and dtype (the authors'
-layer, a loop over sets), and a few roundings. Errors are the largest difference over the largest value.
+What is allowed is eight times the error that the authors' layer in plain torch makes on the same values, device and
+dtype, and a few roundings. Errors are the largest difference over the largest value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .suites import Case
 
 NAMES = ("y", "grad_u", "grad_weight", "grad_bias")
 TIMES_TORCHS = 8
-SLACK = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2 * 2**-7, torch.float16: 2 * 2**-10}
+SLACK = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 2 * 2**-7, torch.float16: 2 * 2**-10}
 
 
 class Inputs(NamedTuple):

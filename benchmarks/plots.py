@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +33,34 @@ def plot_all(folder: Path, results: Results) -> list[str]:
         drawn["speed-by-channels.png"] = speed(best, "channels C", lambda row: row.in_channels)
     if any(OURS in forms and fastest(forms, CONCAT) for forms in best.values()):
         drawn["memory.png"] = memory(best)
-    where = "{device}, {threads} threads, torch {torch}, {dtype}, {commit:.9}".format(**results.environment)
     for name, figure in drawn.items():
-        figure.supxlabel(where, fontsize=7, color="gray", x=0.99, ha="right")
-        with replacing(folder / name) as partial:
-            figure.savefig(partial, dpi=150)
-        plt.close(figure)
+        save(folder / name, figure, results.environment)
     return list(drawn)
 
 
-def _panels(directions: Sequence[str]) -> tuple[Any, list[Any]]:
-    """A figure with one panel for each direction."""
-    figure, axes = plt.subplots(
-        1, len(directions), figsize=(1 + 4.5 * len(directions), 4.4), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, direction in zip(axes[0], directions, strict=True):
-        axis.set_title(TITLES[direction])
-        axis.grid(True, which="major", alpha=0.3)
+def save(path: Path, figure: Any, environment: Mapping[str, Any]) -> None:
+    """Writes a figure, which says where its figures are from, and closes it."""
+    where = "{device}, {threads} threads, torch {torch}, {dtype}, {commit:.9}".format(**environment)
+    figure.supxlabel(where, fontsize=7, color="gray", x=0.99, ha="right")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
+    plt.close(figure)
+
+
+def panels(titles: Sequence[str], columns: int, width: float = 4.5, sharey: bool = False) -> tuple[Any, list[Any]]:
+    """A figure with a panel for each title, in rows of so many."""
+    rows = -(-len(titles) // columns)
+    size = (1 + width * columns, 4.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=sharey, layout="constrained")
+    for axis, title in zip(axes.flat, titles, strict=True):
+        axis.set_title(title)
+        axis.grid(True, alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes[0])
+    return figure, list(axes.flat)
+
+
+def _by_direction(directions: Sequence[str]) -> tuple[Any, list[Any]]:
+    return panels([TITLES[direction] for direction in directions], len(directions), sharey=True)
 
 
 def _directions(best: Cases) -> list[str]:
@@ -61,8 +70,9 @@ def _directions(best: Cases) -> list[str]:
 def speed(best: Cases, xlabel: str, x_of: Callable[[Row], float]) -> Any:
     """How many times as long the better peer of each kind takes: a point for each case, a line through the geometric
     means of equal x."""
-    figure, panels = _panels(_directions(best))
-    for axis, direction in zip(panels, _directions(best), strict=True):
+    directions = _directions(best)
+    figure, axes = _by_direction(directions)
+    for axis, direction in zip(axes, directions, strict=True):
         for side, (kind, names) in zip((0.97, 1.03), KINDS.items(), strict=True):
             ratios: dict[float, list[float]] = {}
             for (_, of), forms in best.items():
@@ -77,14 +87,14 @@ def speed(best: Cases, xlabel: str, x_of: Callable[[Row], float]) -> Any:
         axis.axhline(1, color="black", linewidth=0.8)
         log_axes(axis, x_base=2)
         axis.set_xlabel(xlabel)
-    panels[0].set_ylabel("times as fast (lines: geometric means)")
-    panels[0].legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("times as fast (lines: geometric means)")
+    axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
-def log_axes(axes: Any, x_base: int = 10, y_base: int = 10) -> None:
+def log_axes(axes: Any, x_base: int = 10) -> None:
     """Both axes logarithmic, with plain numbers on them: powers of 2, or 1, 2, 5, 10, ..."""
-    for axis, set_scale, base in ((axes.xaxis, axes.set_xscale, x_base), (axes.yaxis, axes.set_yscale, y_base)):
+    for axis, set_scale, base in ((axes.xaxis, axes.set_xscale, x_base), (axes.yaxis, axes.set_yscale, 10)):
         set_scale("log", base=base)
         axis.set_major_locator(LogLocator(base, subs=(1,) if base == 2 else (1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -95,10 +105,10 @@ def roofline(results: Results) -> Any:
     """Every row by what its case needs, under the rates that this machine reached in the same run."""
     machine, rows = results.machine, results.rows
     directions = list(dict.fromkeys(row.direction for row in rows))
-    figure, panels = _panels(directions)
+    figure, axes = _by_direction(directions)
     intensities = [row.flops / row.bytes for row in rows]
     xs = np.geomspace(min(intensities) / 1.5, max(intensities) * 1.5, 200)
-    for axis, direction in zip(panels, directions, strict=True):
+    for axis, direction in zip(axes, directions, strict=True):
         roof = np.minimum(machine.flops, xs * machine.bandwidth) / 1e9
         axis.plot(xs, roof, color="black", linewidth=1, label="matrix product and copy, same run")
         for side, kind in ((0.95, "concat"), (1, "split"), (1.05, "ours")):  # beside each other, not on each other
@@ -109,8 +119,8 @@ def roofline(results: Results) -> Any:
                 axis.scatter(x, y, s=16, alpha=0.6, linewidth=0, color=COLORS[kind], label=LABELS[kind])
         log_axes(axis)
         axis.set_xlabel("FLOPs per byte that the layer needs")
-    panels[0].set_ylabel("GFLOP/s of what the layer needs")
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0].set_ylabel("GFLOP/s of what the layer needs")
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
@@ -120,8 +130,9 @@ def _kind(form: str) -> str:
 
 def memory(best: Cases) -> Any:
     """Peak memory of a call against that of the faster concat."""
-    figure, panels = _panels(_directions(best))
-    for axis, direction in zip(panels, _directions(best), strict=True):
+    directions = _directions(best)
+    figure, axes = _by_direction(directions)
+    for axis, direction in zip(axes, directions, strict=True):
         for kind, names in (("split", SPLIT), ("ours", (OURS,))):
             pairs = [
                 (concat.peak_bytes / 1e6, row.peak_bytes / 1e6)
@@ -134,6 +145,6 @@ def memory(best: Cases) -> Any:
         for share, style, label in ((1, "-", "as much as concat"), (0.5, "--", "half as much")):
             axis.plot(ends, [share * end for end in ends], style, color="black", linewidth=0.8, label=label)
         axis.set_xlabel("peak MB of a call, concat")
-    panels[0].set_ylabel("peak MB of a call")
-    panels[0].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[0].set_ylabel("peak MB of a call")
+    axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure

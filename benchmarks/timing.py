@@ -100,7 +100,7 @@ def peak_bytes(form: Run, device: torch.device) -> int:
     """The most that torch's allocator held at once during a call beside what it held before; results count.
 
     On the CPU it is read from the profiler's record of allocations: exact, and the same every time. Scratch that a
-    library takes elsewhere (some of oneDNN's) is not seen.
+    library takes elsewhere (some of oneDNN's) is not seen, nor that older tensors are freed meanwhile.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
