@@ -1,0 +1,56 @@
+"""Quantiles, turns and memory."""
+
+import time
+
+import pytest
+import torch
+
+from benchmarks.timing import peak_bytes, quantiles, saved_bytes, take_turns
+
+CPU = torch.device("cpu")
+
+
+def test_quantiles():
+    assert quantiles([float(x) for x in range(11)][::-1]) == pytest.approx((2, 5, 8))
+    assert quantiles([3.0]) == (3, 3, 3)
+    assert quantiles([1.0, 2.0]) == pytest.approx((1.2, 1.5, 1.8))
+
+
+def test_forms_take_turns_after_a_round_of_warm_up():
+    calls = []
+    forms = {name: lambda name=name: calls.append(name) for name in "AB"}
+    times = take_turns(forms, 2, CPU, before={"B": lambda: calls.append("before B")})
+    assert calls == ["A", "before B", "B"] * 3
+    assert list(times) == ["A", "B"]
+
+
+def test_only_the_form_is_timed():
+    forms = {"short": lambda: None, "long": lambda: time.sleep(0.02)}
+    times = take_turns(forms, 3, CPU, before={"short": lambda: time.sleep(0.3)})
+    assert times["short"].p80 < 0.2
+    assert 0.02 <= times["long"].p20 <= times["long"].p50 <= times["long"].p80
+
+
+def test_the_warm_up_is_not_timed():
+    naps = iter([0.5, 0, 0])
+    assert take_turns({"A": lambda: time.sleep(next(naps))}, 2, CPU)["A"].p80 < 0.3
+
+
+def test_peak_memory_is_what_a_call_held_at_once():
+    x = torch.ones(25_000)  # 100 kB
+    assert peak_bytes(lambda: x + x, CPU) == 100_000
+    assert peak_bytes(lambda: x.add_(x), CPU) == 0
+
+    def one_after_the_other():
+        for _ in range(3):
+            torch.add(x, x)
+
+    assert peak_bytes(one_after_the_other, CPU) == 100_000
+    assert peak_bytes(lambda: [x + x for _ in range(3)], CPU) == 300_000
+
+
+def test_what_is_saved_for_the_backward_beside_the_inputs():
+    x = torch.ones(25_000, requires_grad=True)
+    assert saved_bytes(lambda: x * x, (x,)) == 0  # the input itself
+    assert saved_bytes(lambda: (x + x) * x, (x,)) == 100_000
+    assert saved_bytes(lambda: (x + x) * x, ()) == 200_000
