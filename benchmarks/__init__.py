@@ -1,1 +1,1 @@
-"""Benchmarks of the layer; run as modules from the repository root."""
+"""Benchmarks; from the repository root: `python -m benchmarks --help`."""

@@ -58,9 +58,7 @@ def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Settin
     if device.type == "cuda":
         if not torch.cuda.is_available():
             parser.error("--device cuda: torch sees no CUDA device here (`python -m benchmarks predict` needs none)")
-        precision = "tf32" if args.dtype == "tf32" else "ieee"
-        torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-        torch.backends.cuda.matmul.fp32_precision = precision
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.dtype == "tf32"
         torch.backends.cudnn.benchmark = True
     elif args.dtype == "tf32":
         parser.error("--dtype tf32: a precision of GPUs; expected --device cuda")

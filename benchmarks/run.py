@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = describe_environment(settings.device, args.dtype)
     console.print(", ".join(f"{key} {value}" for key, value in environment.items()), style="dim", markup=False)
     machine = measure_machine(settings.device, settings.dtype)
+    folder = args.out or Path("out") / f"{args.suite}-{args.device}-{args.dtype}"
     rows, refused = [], []
     for case in cases:
         new, wrong = measure_case(case, args.forms, settings)
@@ -55,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"refused: {line}", style="bold red", markup=False)
         rows += new
         refused += wrong
+        if rows:
+            write_results(folder, Results(environment, machine, rows))  # whatever ends a long run early
     if rows:
         machine = better(machine, measure_machine(settings.device, settings.dtype))
         results = Results(environment, machine, rows)
-        folder = args.out or Path("out") / f"{args.suite}-{args.device}-{args.dtype}"
         write_results(folder, results)
         report.print_report(console, results)
         console.print(f"\nwritten to {folder}: results.json, results.csv, {', '.join(plots.plot_all(folder, results))}")

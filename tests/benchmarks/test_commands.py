@@ -1,5 +1,6 @@
 """`python -m benchmarks ...` as a user runs it, on tiny shapes."""
 
+import argparse
 import csv
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import peers, run, scaling
+from benchmarks import measure, peers, run, scaling
 from benchmarks.__main__ import COMMANDS
 from benchmarks.results import read_results
 
@@ -116,6 +117,30 @@ def test_options_that_make_no_sense(options, expected, capsys):
         run.main(options)
     assert stopped.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.fixture
+def torchs_switches():
+    """Put back as they were."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.usefixtures("torchs_switches")
+@pytest.mark.parametrize(("dtype", "expected"), [("tf32", True), ("float32", False), ("bfloat16", False)])
+def test_float32_is_multiplied_as_asked_for_on_a_gpu(dtype, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not expected
+    parser = argparse.ArgumentParser()
+    measure.add_options(parser)
+    settings = measure.prepare(parser, parser.parse_args(["--device", "cuda", "--dtype", dtype]))
+    assert (torch.backends.cudnn.conv.fp32_precision == "tf32") is expected
+    assert (torch.backends.cuda.matmul.fp32_precision == "tf32") is expected
+    assert torch.backends.cudnn.benchmark
+    assert settings.cuda_graphs
+    assert settings.repeats == 50
 
 
 def test_cases_are_selected_by_name_and_set_size():
