@@ -38,15 +38,15 @@ format: $(READY) ## mend what ruff can mend
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)
 
-bench: $(READY) ## the paper's layers against eager torch (an hour on 2 cores; ARGS="--device cuda" on a GPU)
+bench: $(READY) ## the paper's layers against eager torch (half an hour on 2 cores; ARGS="--device cuda" on a GPU)
 	$(BIN)/python -m benchmarks run --suite paper $(ARGS)
 
 bench-smoke: $(READY) ## do the benchmarks work? Tiny shapes, whose times mean nothing (2 minutes on 2 cores)
 	$(BIN)/python -m benchmarks run --suite smoke --direction fwd bwd both --repeats 2 $(ARGS)
 
 gpu-table: $(READY) ## docs/gpu.md anew: machine code by the installed triton, and predictions (3 minutes on 2 cores)
-	$(BIN)/python -m benchmarks.machine_code --write docs/gpu.md
-	$(BIN)/python -m benchmarks.predict --write docs/gpu.md
+	$(BIN)/python -m benchmarks machine-code --write docs/gpu.md
+	$(BIN)/python -m benchmarks predict --write docs/gpu.md
 
 $(NEWEST_TRITON): $(READY)
 	rm -rf $@

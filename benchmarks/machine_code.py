@@ -1,12 +1,12 @@
-"""Every shipped kernel configuration compiled for every GPU: is it lean? `python -m benchmarks.machine_code`
+"""Every shipped kernel configuration compiled for every GPU: is it lean? `python -m benchmarks machine-code`
 
 Lean: nothing spilled to memory, shared memory within the chip, matrix products on tensor cores (except of float32 in
 ieee precision, which NVIDIA's would round), bulk copies in conv_tma, and 128-bit loads and stores in the set kernels,
 which are bound by memory. No GPU is needed: see offline.py. This says nothing about time.
 
-    python -m benchmarks.machine_code                       print the table
-    python -m benchmarks.machine_code --write docs/gpu.md   put it into the file's section for this version of triton
-    python -m benchmarks.machine_code --check docs/gpu.md   compile anew; fail where the section differs
+    python -m benchmarks machine-code                       print the table
+    python -m benchmarks machine-code --write docs/gpu.md   put it into the file's section for this version of triton
+    python -m benchmarks machine-code --check docs/gpu.md   compile anew; fail where the section differs
 
 It fails, whichever it is asked for, where a kernel is not lean.
 """
@@ -228,7 +228,11 @@ def cell(chip: Chip, code: Code) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, then print, write or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks machine-code",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--write", type=Path, metavar="FILE")
     target.add_argument("--check", type=Path, metavar="FILE")

@@ -1,8 +1,8 @@
 """PREDICTED time of the Triton kernels on GPUs that are not here; nothing in this file is measured.
 
-    python -m benchmarks.predict [--gpu h100|a100|h200|mi300x]
-    python -m benchmarks.predict --write docs/gpu.md        the H100's and the A100's tables, into the file
-    python -m benchmarks.predict --check docs/gpu.md        fail where they differ
+    python -m benchmarks predict [--gpu h100|a100|h200|mi300x]
+    python -m benchmarks predict --write docs/gpu.md        the H100's and the A100's tables, into the file
+    python -m benchmarks predict --check docs/gpu.md        fail where they differ
 
 The launches are those that the launchers make on that chip (offline.py); their arguments say what they move.
 
@@ -269,7 +269,9 @@ def microseconds(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print, write or check the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpu", choices=GPUS, default="h100")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--write", type=Path, metavar="FILE")
