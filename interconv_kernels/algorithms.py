@@ -292,7 +292,7 @@ def choose(
     `direction` is forward or backward. Where the backend's fused kernels are known to be fastest, those. Else: a set
     costs `split` one half-convolution more than `centered`, which pays with passes over memory: worth it for small sets
     and much arithmetic per value, k^2 C; in NCHW, whose convolutions cost more, for pairs always. With K = 1 `centered`
-    is one plain convolution.
+    is one plain convolution. One channel, a network's input, is so little beside y that `concat` costs nothing.
 
     Raises:
         ValueError: `fused` is asked for and the backend cannot, with the reason.
@@ -301,9 +301,11 @@ def choose(
         raise ValueError(f"algorithm 'fused' cannot run here: {reason}")
     if algorithm != "auto":
         return algorithm
-    if ops.can_fuse(conv, u, weight) is None and ops.fused_is_fastest(direction, conv, u, weight):
-        return "fused"
     mean_size = u.shape[0] / num_sets
+    if ops.can_fuse(conv, u, weight) is None and ops.fused_is_fastest(direction, conv, u, weight, mean_size):
+        return "fused"
+    if u.shape[1] == 1 and u.device.type == "cpu":
+        return "concat"
     limit = min(8.0, weight.shape[2] * weight.shape[3] * u.shape[1] / 72)
     least = 1 if memory_format(u) == torch.channels_last else 2
     return "centered" if mean_size <= max(least, limit) else "split"

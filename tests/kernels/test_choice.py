@@ -5,7 +5,7 @@ import torch
 from common import FORMATS
 
 from interconv_kernels import algorithms
-from interconv_kernels._backends import torch_ops
+from interconv_kernels._backends import cpp_ops, torch_ops
 from interconv_kernels.convolution import Conv
 
 CONV = Conv((1, 1), (0, 0), (1, 1))
@@ -38,3 +38,34 @@ def test_an_explicit_choice_is_taken():
     u, weight = torch.empty(4, 2, 3, 3, device="meta"), torch.empty(2, 4, 3, 3, device="meta")
     for name in ("concat", "split", "centered"):
         assert algorithms.choose(torch_ops, name, "forward", CONV, u, weight, 4) == name
+
+
+def test_one_channel_is_concatenated_on_the_cpu():
+    weight = torch.empty(8, 2, 3, 3)
+    for device, expected in (("cpu", "concat"), ("meta", "split")):
+        u = torch.empty(8, 1, 4, 4, device=device)
+        assert algorithms.choose(torch_ops, "auto", "forward", CONV, u, weight, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("mean_size", "channels", "kernel", "direction", "expected"),
+    [
+        (1, 64, 3, "forward", True),
+        (64, 64, 3, "backward", True),
+        (2, 7, 3, "forward", False),  # its lanes are mostly empty
+        (2, 7, 3, "backward", True),
+        (2, 3, 3, "backward", False),
+        (8, 1, 1, "forward", True),
+        (2, 256, 1, "forward", False),  # `centered`: two half-convolutions instead of three
+        (2, 255, 1, "forward", True),
+        (3, 256, 1, "forward", True),
+        (1, 256, 1, "forward", True),
+    ],
+)
+def test_where_the_fused_layers_of_the_cpu_are_fastest(monkeypatch, mean_size, channels, kernel, direction, expected):
+    u, weight = torch.empty(8, channels, 4, 4), torch.empty(8, 2 * channels, kernel, kernel)
+    conv = Conv((1, 1), (kernel // 2, kernel // 2), (1, 1))
+    for capability, has in (("AVX512", expected), ("AVX2", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert cpp_ops.can_fuse(conv, u, weight) is None
+        assert cpp_ops.fused_is_fastest(direction, conv, u, weight, mean_size) is has

@@ -171,7 +171,7 @@ def test_nothing_around_the_tensors_is_read_or_written(kernel, fmt, offset, chan
 @formats
 def test_auto_uses_it(kernel, fmt, monkeypatch):
     """Forward and backward through the layer; every other algorithm and dtype keeps its path."""
-    case, g = make(kernel, [2, 1, 3], 5, 4, (9, 7), fmt)
+    case, g = make(kernel, [2, 1, 3], 9, 4, (9, 7), fmt)
     used = []
     for name in ("fused_forward", "fused_backward"):
         real = getattr(cpp_ops, name)
