@@ -100,11 +100,10 @@ def summary(results: Results) -> list[str]:
 
 def _summary_of(direction: str, cases: list[dict[str, Row]], results: Results) -> list[str]:
     lines = [f"{direction}: geometric means over {len(cases)} cases, how many times as long the better peer takes"]
+    equal = [forms for forms in cases if not forms[OURS].is_ragged]
     groups = {"all": cases}
-    for size in sorted({forms[OURS].set_size for forms in cases if not forms[OURS].is_ragged}):
-        groups[f"K = {size:.0f}"] = [
-            forms for forms in cases if not forms[OURS].is_ragged and forms[OURS].set_size == size
-        ]
+    for size in sorted({forms[OURS].set_size for forms in equal}):
+        groups[f"K = {size:.0f}"] = [forms for forms in equal if forms[OURS].set_size == size]
     groups["ragged"] = [forms for forms in cases if forms[OURS].is_ragged]
     for kernel in sorted({forms[OURS].kernel for forms in cases}):
         groups[f"k = {kernel}"] = [forms for forms in cases if forms[OURS].kernel == kernel]

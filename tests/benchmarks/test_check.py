@@ -79,6 +79,10 @@ def test_a_form_is_checked_as_each_direction_runs_it():
     assert complaint_of(wrong_without_autograd, ["fwd"]).startswith("y without autograd is wrong")
 
 
+def test_another_shape_is_wrong():
+    assert complaint_of(lambda u, w, b: ours(u, w, b)[1:], ["fwd"]).startswith("y without autograd is wrong by inf")
+
+
 def test_a_wrong_form_is_named_and_not_timed(monkeypatch):
     monkeypatch.setattr(peers, "loop", lambda *args, **options: torch.zeros(6, 6, 5, 4).requires_grad_())
     settings = measure.Settings(CPU, torch.float32, ["fwd"], ["NCHW"], repeats=1, cuda_graphs=False)
