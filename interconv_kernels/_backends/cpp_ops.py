@@ -163,7 +163,7 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
 
 
 def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor, mean_size: float) -> bool:
-    """Measured so wherever there is AVX-512 (docs/performance.md), but for wide 1x1 layers on pairs, to which `centered`
+    """Measured so with AVX-512 (docs/performance.md), but for wide 1x1 layers on pairs, to which `centered`
     spares one half-convolution of three, and for a few channels, which fill no vector."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
