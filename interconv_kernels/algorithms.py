@@ -51,7 +51,7 @@ def forward(
         y: Tensor = ops.fused_forward(conv, u, weight, bias, sets, activation)
         return y
     if algorithm == "concat":
-        return activation(conv.forward(ops.concat_set_mean(u, sets), weight, bias))
+        return activation(conv.forward(_concat(ops, conv, u, sets), weight, bias))
     w_own, w_set = _halves(weight)
     height, width = conv.output_size(u.shape[2:], weight.shape[2:])
     step = block_rows(u, max(u[0].numel(), weight.shape[0] * height * width), w_own.numel())
@@ -85,6 +85,12 @@ def backward(
 # --- concat -----------------------------------------------------------------------------------------------------------
 
 
+def _concat(ops: ModuleType, conv: Conv, u: Tensor, sets: SetIndex) -> Tensor:
+    """concat(u_i, s) in the convolution's format, which one channel does not tell."""
+    c: Tensor = ops.concat_set_mean(u, sets)
+    return c.contiguous(memory_format=conv.fmt)
+
+
 def _concat_backward(
     ops: ModuleType, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
 ) -> Gradients:
@@ -93,7 +99,7 @@ def _concat_backward(
         like = empty_rows(u, u.shape[0], 2 * u.shape[1])  # dgrad asks for a shape alone: never touched
         grad_u = ops.concat_set_mean_backward(conv.grad_input(g, like, weight), sets)
     if need[1]:
-        grad_weight = conv.grad_weight(g, ops.concat_set_mean(u, sets), weight)
+        grad_weight = conv.grad_weight(g, _concat(ops, conv, u, sets), weight)
     return grad_u, grad_weight, sum_pixels(g) if need[2] else None
 
 

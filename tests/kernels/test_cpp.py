@@ -231,6 +231,12 @@ for lengths in ([3, 1, 4, 2], [2, 150, 64, 65, 1], [200]):
         raw.pointwise_forward(u, weight, torch.randn(1, co), *index, last, torch.empty_like(g))
         grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
         raw.pointwise_backward(g, u, weight, *index, last, *grads)
+        weight = torch.randn(co, 18 * c)
+        for pad in (0, 1, 2):
+            shape, g = (7, 11, pad, 2 - pad), torch.randn(n, co * (5 + 2 * pad) * (13 - 2 * pad))
+            raw.winograd_forward(u, weight, torch.randn(1, co), *index, last, *shape, torch.empty_like(g))
+            grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
+            raw.winograd_backward(g, u, weight, *index, last, *shape, *grads)
 print("clean")
 """
 
@@ -243,7 +249,7 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     if not os.path.isabs(asan.stdout.strip()):
         pytest.skip("g++ has no libasan")
     library = str(tmp_path / "sanitized.so")
-    sources = [str(ROOT / "csrc" / name) for name in ("cpu.cpp", "pointwise.cpp", "register.cpp")]
+    sources = map(str, (ROOT / "csrc").glob("*.cpp"))
     sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     link = [f"-L{INCLUDE.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
     subprocess.run([gxx, "-shared", "-fPIC", *sanitize, *FLAGS, *sources, "-o", library, *link], check=True)

@@ -213,4 +213,4 @@ def test_fused_where_there_is_none(backend):
     if ik.backends()[backend]["cpu"] != "ready":
         pytest.skip(ik.backends()[backend]["cpu"])
     with refused(ValueError, "'fused' cannot run here", f"backend '{backend}'"):
-        ik.interconv2d(U, WEIGHT, None, [6], algorithm="fused", backend=backend)
+        ik.interconv2d(U, WEIGHT, None, [6], stride=2, algorithm="fused", backend=backend)
