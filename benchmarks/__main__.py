@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "run": "layers against eager torch on the same work: times, memory, share of the floor",
     "compare": "two results, or two git revisions: exit status 1 where the second is slower",
+    "table": "results as Markdown, into a document",
     "scaling": "cost against samples, sets, channels and pixels; mixes against equal sets",
     "set-ops": "set mean and per-set add against eager torch",
     "networks": "whole networks",

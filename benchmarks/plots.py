@@ -14,13 +14,12 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from .peers import CONCAT, OURS, SPLIT
-from .report import Key, best_layouts, fastest, geometric_mean
+from .report import TITLES, Key, best_layouts, fastest, geometric_mean
 from .results import Results, Row, replacing
 
 COLORS = {"ours": "#0072B2", "concat": "#D55E00", "split": "#009E73"}  # told apart by the colour-blind, too
 KINDS = {"concat": CONCAT, "split": SPLIT}
 LABELS = {"ours": "this library", "concat": "concat (the authors' layer)", "split": "eager split"}
-TITLES = {"fwd": "forward", "bwd": "backward", "both": "forward + backward"}
 Cases = dict[Key, dict[str, Row]]
 
 

@@ -13,6 +13,8 @@ from .peers import CONCAT, OURS, SPLIT
 from .results import Results, Row
 
 Key = tuple[str, str]  # a case in a direction
+TITLES = {"fwd": "forward", "bwd": "backward", "both": "forward + backward"}
+BEHIND = 0.95  # the aim: no case below
 WIDE = 64  # channels from which a 3x3 layer is judged by its arithmetic
 
 
@@ -115,6 +117,10 @@ def _summary_of(direction: str, cases: list[dict[str, Row]], results: Results) -
     if rivals:
         ours, peer = min(rivals, key=lambda pair: pair[1].p50 / pair[0].p50)
         lines.append(f"  least against the best peer: {peer.p50 / ours.p50:.2f}x {peer.form}, {ours.case}")
+        behind = sum(peer.p50 / ours.p50 < BEHIND for ours, peer in rivals)
+        lines.append(
+            f"  cases in which the best peer takes less than {BEHIND} times as long: {behind} of {len(rivals)}"
+        )
     pairs = [(forms[OURS], peer) for forms in cases if (peer := fastest(forms, CONCAT))]
     if pairs:
         peak = geometric_mean([ours.peak_bytes / peer.peak_bytes for ours, peer in pairs])

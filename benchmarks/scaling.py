@@ -20,8 +20,8 @@ from .check import complaint, make_inputs, make_standard
 from .machine import measure_machine
 from .measure import Settings, add_options, measure_case, measure_forms, needs_gradients, prepare
 from .peers import OURS, make_forms, plain
-from .plots import COLORS, LABELS, TITLES, log_axes, panels, save
-from .report import best_layouts, make_console
+from .plots import COLORS, LABELS, log_axes, panels, save
+from .report import TITLES, best_layouts, make_console
 from .results import Results, Row, describe_environment, write_csv, write_results
 from .suites import SQUARE, Case, Layer
 

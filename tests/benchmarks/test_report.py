@@ -4,7 +4,8 @@ import pytest
 from made_up import results, row
 from rich.console import Console
 
-from benchmarks import plots, report
+from benchmarks import plots, report, table
+from benchmarks.results import write_results
 
 # Ours takes 1 s, or 2 s in the other layout, which does not count.
 EXAMPLE = results(
@@ -46,6 +47,7 @@ def test_the_summary():
     assert "k = 1: 8.00x concat, 0.75x split" in lines
     assert "k = 3: 2.83x concat, 0.55x split" in lines
     assert "least against the best peer: 0.10x loop-split, c" in lines
+    assert "cases in which the best peer takes less than 0.95 times as long: 2 of 3" in lines
     assert "peak memory of a call: 0.20 of concat's" in lines  # (1/2 * 1/16 * 1/4)^(1/3)
     assert "kept for the backward beside the inputs: 0.50 of concat's at most" in lines
     assert "of the floor: 1%" in lines  # 1e9 FLOPs at 1e11 a second, in 1 s
@@ -84,3 +86,19 @@ def test_pictures(tmp_path):
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
     assert plots.plot_all(tmp_path, results(row(1.0))) == ["roofline.png"]
+
+
+def test_a_table_for_a_document(tmp_path):
+    document, folder = tmp_path / "figures.md", tmp_path / "paper-cpu"
+    document.write_text("before\n<!-- paper-cpu -->\nold\n<!-- end of paper-cpu -->\nafter\n")
+    write_results(folder, results(*EXAMPLE.rows, row(0.5, case="a", lengths=(1, 1), direction="fwd")))
+    assert table.main([str(folder), "--write", str(document)]) == 0
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines
+    assert lines[2].startswith("| case | forward + backward, ms | x concat | x split | of floor | forward, ms |")
+    assert lines[4] == "| a | 1000.0 | 2.00 | 3.00 | 1% | 500.0 |  |  | 2% |"
+    assert lines[5] == "| b | 1000.0 | 8.00 | 0.75 | 1% |  |  |  |  |"
+    assert "  all: 4.00x concat, 0.61x split" in lines
+    assert table.main([str(folder), "--write", str(document), "--section", "another"]) == 2
+    assert table.main([str(tmp_path / "nothing")]) == 2
