@@ -47,7 +47,7 @@ def test_the_summary():
     assert "k = 1: 8.00x concat, 0.75x split" in lines
     assert "k = 3: 2.83x concat, 0.55x split" in lines
     assert "least against the best peer: 0.10x loop-split, c" in lines
-    assert "cases in which the best peer takes less than 0.95 times as long: 2 of 3" in lines
+    assert "cases with the best peer below 0.95x: 2 of 3" in lines
     assert "peak memory of a call: 0.20 of concat's" in lines  # (1/2 * 1/16 * 1/4)^(1/3)
     assert "kept for the backward beside the inputs: 0.50 of concat's at most" in lines
     assert "of the floor: 1%" in lines  # 1e9 FLOPs at 1e11 a second, in 1 s
