@@ -118,9 +118,7 @@ def _summary_of(direction: str, cases: list[dict[str, Row]], results: Results) -
         ours, peer = min(rivals, key=lambda pair: pair[1].p50 / pair[0].p50)
         lines.append(f"  least against the best peer: {peer.p50 / ours.p50:.2f}x {peer.form}, {ours.case}")
         behind = sum(peer.p50 / ours.p50 < BEHIND for ours, peer in rivals)
-        lines.append(
-            f"  cases in which the best peer takes less than {BEHIND} times as long: {behind} of {len(rivals)}"
-        )
+        lines.append(f"  cases with the best peer below {BEHIND}x: {behind} of {len(rivals)}")
     pairs = [(forms[OURS], peer) for forms in cases if (peer := fastest(forms, CONCAT))]
     if pairs:
         peak = geometric_mean([ours.peak_bytes / peer.peak_bytes for ours, peer in pairs])
