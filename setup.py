@@ -28,9 +28,10 @@ ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 # same bits on every machine.
 FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-HOST_SOURCES = ["cpu.cpp", "pointwise.cpp", "product.cpp", "register.cpp", "winograd.cpp"]
+FUSED_LAYERS = ["pointwise.cpp", "product.cpp", "winograd.cpp", "winograd_tiles.cpp"]
+HOST_SOURCES = ["cpu.cpp", "register.cpp", *FUSED_LAYERS]
 # Matrix products, as the vendor's, live on fused multiply-adds.
-EXTRA_FLAGS = {name: ["-ffp-contract=fast"] for name in ("pointwise.cpp", "product.cpp", "winograd.cpp")}
+EXTRA_FLAGS = {name: ["-ffp-contract=fast"] for name in FUSED_LAYERS}
 
 
 class BuildError(Exception):
@@ -78,7 +79,7 @@ def gencode(names: list[str]) -> list[str]:
 
 
 class BuildExtension(build_ext):
-    """Compiles with g++ and nvcc themselves: there are six files."""
+    """Compiles with g++ and nvcc themselves: there are seven files."""
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))

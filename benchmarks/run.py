@@ -1,6 +1,6 @@
 """Layers against eager torch on the same work. `python -m benchmarks run --suite paper`
 
-Every form is checked against the float64 oracle and then timed, in turns with the others (A B C A B C ...), on inputs
+Every form is checked against the float64 oracle and then timed, in turns with the others (A B C, B A C, ...), on inputs
 that rotate through copies larger than the last cache (on CUDA the L2 cache is flushed instead). A form that is wrong or
 fails is refused, and the exit status is 1.
 

@@ -1,9 +1,10 @@
-"""How long forms of the same work take, in turns (A B A B ...), and how much memory each needs."""
+"""How long forms of the same work take, in turns, and how much memory each needs."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +37,19 @@ def take_turns(
 ) -> dict[str, Timing]:
     """Times each form `repeats` times after one round of warm-up, on CUDA ten (its clock falls while it idles).
 
+    The order of a turn is drawn anew each time: what a form leaves behind (a heap given back to the system, say, so that
+    the next one pays page faults) must not always meet the same one.
+
     `before` holds, by a form's name, what has to be done before it and is not timed. On CUDA the L2 cache is flushed
     before each form, times are those of events on the device, and the host waits only at the end.
     """
     warm_up = 10 if device.type == "cuda" else 1
     flush = _l2_flush(device) if device.type == "cuda" else None
     spans: dict[str, list[tuple[Any, Any]]] = {name: [] for name in forms}
+    order, shuffle = list(forms.items()), random.Random(0).shuffle
     for turn in range(warm_up + repeats):
-        for name, form in forms.items():
+        shuffle(order)
+        for name, form in order:
             if name in before:
                 before[name]()
             if flush is not None:

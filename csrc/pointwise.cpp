@@ -73,13 +73,15 @@ struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets 
       *w = allocate(numel);
       std::fill_n(w->get(), numel, 0.0f);
     }
-    for (int64_t o = 0; o < out; ++o) {
-      for (int64_t i = 0; i < in; ++i) {
-        const float* w = weight + o * to_out + i * to_in;
-        const int64_t j = layout.channels_last ? (o / kPanel * in + i) * kPanel + o % kPanel : o * in + i;
-        own[j] = w[0], set[j] = w[c], both[j] = w[0] + w[c];
+    torch::stable::parallel_for(0, out, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) {
+        for (int64_t i = 0; i < in; ++i) {
+          const float* w = weight + o * to_out + i * to_in;
+          const int64_t j = layout.channels_last ? (o / kPanel * in + i) * kPanel + o % kPanel : o * in + i;
+          own[j] = w[0], set[j] = w[c], both[j] = w[0] + w[c];
+        }
       }
-    }
+    });
   }
 
   int64_t scratch(int64_t step) const {  // mean, set term, and the set's samples or one of them
@@ -154,24 +156,28 @@ struct Correlation {
   int64_t numel() const { return 3 * co * wide() + padded(co); }
   int64_t scratch(int64_t step) const { return (step + kLanes) * (2 * padded(co) + 3 * wide()); }
 
-  void add(const float* g, const float* u, const Tile& tile, float* sums, float* scratch) const {
+  // For the output channels first ... first + n - 1.
+  void add(const float* g, const float* u, const Tile& tile, int64_t first, int64_t n, float* sums,
+           float* scratch) const {
     const bool last = layout.channels_last;
-    const int64_t row = last ? co : tile.row(), g_numel = last ? tile.n * co : co * row;
+    const int64_t row = last ? n : tile.row(), g_rows = last ? tile.n : n;  // of g's sum
     const int64_t u_numel = padded(tile.step) * wide(), part = co * wide();
     float *g_sum = scratch, *g_packed = g_sum + tile.row() * padded(co), *u_sum = g_packed + tile.row() * padded(co);
     float* u_packed = u_sum + u_numel;
-    const auto product = [&](const float* g_tile, const float* u_tile, float* to) {
-      multiply(co, wide(), tile.n, {g_tile, last ? 1 : row, last ? row : 1}, {u_tile, wide(), kPanel}, {to, wide()},
-               to, wide());
+    float* to = sums + first * wide();
+    const auto product = [&](const float* g_tile, int64_t g_row, const float* u_tile, float* to) {
+      const Left left = last ? Left{g_tile, 1, g_row} : Left{g_tile, g_row, 1};
+      multiply(n, wide(), tile.n, left, {u_tile, wide(), kPanel}, {to, wide()}, to, wide());
     };
-    std::fill_n(g_sum, g_numel, 0.0f);
+    std::fill_n(g_sum, g_rows * row, 0.0f);
     std::fill_n(u_sum, tile.n * wide(), 0.0f);
     for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
-      const float* g_tile = g + layout.offset(i, co, tile.first);
+      const float* g_tile = g + layout.offset(i, co, tile.first) + first * (last ? 1 : layout.pixels);
       const float* u_tile = u + layout.offset(i, c, tile.first);
+      int64_t g_row = co;
       if (!last) {
-        copy_tile(g_packed, row, g_tile, layout.pixels, co, tile.n);
-        g_tile = g_packed;
+        copy_tile(g_packed, row, g_tile, layout.pixels, n, tile.n);
+        g_tile = g_packed, g_row = row;
         float* planes = u_packed + u_numel;
         copy_tile(planes, row, u_tile, layout.pixels, c, tile.n);
         transpose(u_packed, wide(), planes, row, c, tile.n);
@@ -180,43 +186,33 @@ struct Correlation {
         copy_tile(u_packed, wide(), u_tile, c, tile.n, c);
         u_tile = u_packed;
       }
-      product(g_tile, u_tile, sums + (tile.size() > 1 ? 0 : 2 * part));
-      add_tile(g_sum, row, g_tile, row, last ? tile.n : co, last ? co : padded(tile.n));
+      product(g_tile, g_row, u_tile, to + (tile.size() > 1 ? 0 : 2 * part));
+      add_tile(g_sum, row, g_tile, g_row, g_rows, last ? n : padded(tile.n));
       if (tile.size() > 1) add_tile(u_sum, wide(), u_tile, wide(), tile.n, wide());
     }
     if (tile.size() > 1) {
       divide(u_sum, tile.n * wide(), static_cast<float>(tile.size()));
-      product(g_sum, u_sum, sums + part);
+      product(g_sum, row, u_sum, to + part);
     }
-    add_pixels(g_sum, row, tile.n, sums + 3 * part, g_packed);
+    add_pixels(g_sum, row, tile.n, n, sums + 3 * part + first, g_packed);
   }
 
  private:
   // Tile by tile, so that rounding grows with the number of tiles, not of pixels.
-  void add_pixels(const float* g_sum, int64_t row, int64_t n, float* sums, float* total) const {
-    std::fill_n(total, co, 0.0f);
+  void add_pixels(const float* g_sum, int64_t row, int64_t pixels, int64_t n, float* sums, float* total) const {
+    std::fill_n(total, n, 0.0f);
     if (layout.channels_last) {
-      for (int64_t p = 0; p < n; ++p) add_tile(total, co, g_sum + p * co, co, 1, co);
+      for (int64_t p = 0; p < pixels; ++p) add_tile(total, n, g_sum + p * n, n, 1, n);
     } else {
-      for (int64_t o = 0; o < co; ++o) {
+      for (int64_t o = 0; o < n; ++o) {
         float lanes[kLanes] = {};
-        for (int64_t p = 0; p < padded(n); p += kLanes) at(lanes) += at(g_sum + o * row + p);
+        for (int64_t p = 0; p < padded(pixels); p += kLanes) at(lanes) += at(g_sum + o * row + p);
         for (float x : lanes) total[o] += x;
       }
     }
-    add_tile(sums, co, total, co, 1, co);
+    add_tile(sums, n, total, n, 1, n);
   }
 };
-
-// Runs f(tile, scratch, chunk) for all tiles, a chunk's tiles in order.
-template <class F>
-void for_tiles(const Tiles& tiles, int64_t chunks, int64_t scratch, const F& f) {
-  for_tasks(chunks, scratch, [&](int64_t chunk, float* buffer) {
-    for (int64_t i = tiles.count() * chunk / chunks; i < tiles.count() * (chunk + 1) / chunks; ++i) {
-      f(tiles[i], buffer, chunk);
-    }
-  });
-}
 
 // The channels C of u and the pixels of a sample, from x [N, channels P].
 Layout check_layout(const Tensor& u, const Tensor& weight, const SetIndex& sets, bool channels_last, int64_t& c) {
@@ -243,8 +239,8 @@ void pointwise_forward(const Tensor u, const Tensor weight, const std::optional<
   const Map map(layout, in<float>(weight), co, c, false, bias ? in<float>(*bias) : nullptr);
   const float* x = in<float>(u);
   float* y = result<float>(out);
-  for_tiles(tiles, tiles.count(), map.scratch(kMaxTile),
-            [&](const Tile& tile, float* scratch, int64_t) { map.run(x, y, tile, scratch); });
+  for_tasks(tiles.count(), map.scratch(kMaxTile),
+            [&](int64_t i, float* scratch) { map.run(x, y, tiles[i], scratch); });
 }
 
 void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, const Tensor offsets, const Tensor set_ids,
@@ -260,26 +256,28 @@ void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, con
   if (grad_bias) check(*grad_bias, "grad_bias", 1, co, u);
 
   const Tiles tiles(sets, layout.pixels, c + co);
-  const std::optional<Map> map =
-      grad_u ? std::optional<Map>(std::in_place, layout, in<float>(weight), co, c, true, nullptr) : std::nullopt;
+  const float *g_in = in<float>(g), *u_in = in<float>(u);
+  if (grad_u) {
+    const Map map(layout, in<float>(weight), co, c, true, nullptr);
+    float* out = result<float>(*grad_u);
+    for_tasks(tiles.count(), map.scratch(kMaxTile),
+              [&](int64_t i, float* scratch) { map.run(g_in, out, tiles[i], scratch); });
+  }
+  if (!grad_weight && !grad_bias) return;
+
   const Correlation sums{layout, c, co};
-  const bool correlate = grad_weight || grad_bias;
   // Enough chunks for many threads, but their sums are to be small beside u and g.
   const int64_t traffic = sets.num_rows * layout.pixels * (c + co);
-  const int64_t chunks = std::min(tiles.count(), correlate ? std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, 64)
-                                                           : tiles.count());
-  const Buffer total = allocate(correlate ? std::max<int64_t>(1, chunks) * sums.numel() : 0);
-  if (correlate) std::fill_n(total.get(), std::max<int64_t>(1, chunks) * sums.numel(), 0.0f);
-  const float *g_in = in<float>(g), *u_in = in<float>(u);
-  float* out = grad_u ? result<float>(*grad_u) : nullptr;
-  const int64_t scratch = std::max(map ? map->scratch(kMaxTile) : 0, correlate ? sums.scratch(kMaxTile) : 0);
-  for_tiles(tiles, chunks, scratch, [&](const Tile& tile, float* buffer, int64_t chunk) {
-    if (map) map->run(g_in, out, tile, buffer);
-    if (correlate) sums.add(g_in, u_in, tile, total.get() + chunk * sums.numel(), buffer);
-  });
-
-  for (int64_t chunk = 1; correlate && chunk < chunks; ++chunk) {
-    add_tile(total.get(), 0, total.get() + chunk * sums.numel(), 0, 1, sums.numel());
+  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, 64);
+  const Buffer total = allocate(chunks * sums.numel());
+  std::fill_n(total.get(), chunks * sums.numel(), 0.0f);
+  for_chunks(tiles.count(), chunks, (co + kRows - 1) / kRows, sums.scratch(kMaxTile),
+             [&](int64_t i, int64_t chunk, int64_t first, int64_t end, float* scratch) {
+               const int64_t channel = first * kRows, n = std::min(end * kRows, co) - channel;
+               sums.add(g_in, u_in, tiles[i], channel, n, total.get() + chunk * sums.numel(), scratch);
+             });
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+    add_scaled(total.get(), total.get() + chunk * sums.numel(), sums.numel(), 1);
   }
   const int64_t part = co * sums.wide();
   for (int64_t o = 0; grad_weight && o < co; ++o) {

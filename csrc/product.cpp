@@ -46,13 +46,13 @@ IK_BODY void column_of_blocks(int64_t m, int64_t k, Left a, const float* b, int6
                               int64_t init_row, float* out, int64_t out_row, int64_t n) {
   int64_t i = 0;
   const auto step = [&](auto rows) __attribute__((always_inline)) {
-    constexpr int kRows = decltype(rows)::value;
-    for (; i + kRows <= m; i += kRows) {
-      block<kRows, V>(k, a.p + i * a.row, a, b, b_row, init ? init + i * init_row : nullptr, init_row,
+    constexpr int kHeight = decltype(rows)::value;
+    for (; i + kHeight <= m; i += kHeight) {
+      block<kHeight, V>(k, a.p + i * a.row, a, b, b_row, init ? init + i * init_row : nullptr, init_row,
                       out + i * out_row, out_row, n);
     }
   };
-  step(std::integral_constant<int, 8>());
+  step(std::integral_constant<int, kRows>());
   step(std::integral_constant<int, 4>());
   step(std::integral_constant<int, 1>());
 }

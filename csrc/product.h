@@ -13,7 +13,8 @@
 namespace interconv {
 
 constexpr int kLanes = 16;  // of a vector: one AVX-512 register, several of narrower machines
-constexpr int kPanel = 2 * kLanes;
+constexpr int kPanel = 2 * kLanes;  // columns, and kRows rows, of what a product holds in registers
+constexpr int kRows = 8;
 typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 inline int64_t padded(int64_t n, int64_t to = kLanes) { return (n + to - 1) / to * to; }
@@ -75,6 +76,20 @@ void for_tasks(int64_t count, int64_t scratch, const F& f) {
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const Buffer buffer = allocate(scratch);
     for (int64_t task = next++; task < count; task = next++) f(task, buffer.get());
+  });
+}
+
+// f(i, chunk, first, end, scratch) for i = 0 ... count-1 in chunks, a chunk's in order: for sums of a chunk's own. Chunks
+// must be fixed by shapes, so that the sums are; where that leaves threads without work, they share a chunk's `columns`
+// (first ... end-1), which no bit depends on.
+template <class F>
+void for_chunks(int64_t count, int64_t chunks, int64_t columns, int64_t scratch, const F& f) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t groups = std::clamp<int64_t>((threads + chunks - 1) / chunks, 1, columns);
+  for_tasks(chunks * groups, scratch, [&](int64_t task, float* buffer) {
+    const int64_t chunk = task / groups, group = task % groups;
+    const int64_t first = columns * group / groups, end = columns * (group + 1) / groups;
+    for (int64_t i = count * chunk / chunks; i < count * (chunk + 1) / chunks; ++i) f(i, chunk, first, end, buffer);
   });
 }
 

@@ -20,8 +20,18 @@ def test_forms_take_turns_after_a_round_of_warm_up():
     calls = []
     forms = {name: lambda name=name: calls.append(name) for name in "AB"}
     times = take_turns(forms, 2, CPU, before={"B": lambda: calls.append("before B")})
-    assert calls == ["A", "before B", "B"] * 3
+    turns = [calls[3 * i : 3 * i + 3] for i in range(3)]
+    assert len(calls) == 9
     assert list(times) == ["A", "B"]
+    assert all(turn in (["A", "before B", "B"], ["before B", "B", "A"]) for turn in turns)
+
+
+def test_no_form_always_follows_the_same_one():
+    calls = []
+    take_turns({name: lambda name=name: calls.append(name) for name in "ABC"}, 20, CPU)
+    turns = {"".join(calls[i : i + 3]) for i in range(0, len(calls), 3)}
+    assert len(turns) == 6
+    assert all(sorted(turn) == ["A", "B", "C"] for turn in turns)
 
 
 def test_only_the_form_is_timed():
