@@ -37,8 +37,8 @@ def take_turns(
 ) -> dict[str, Timing]:
     """Times each form `repeats` times after one round of warm-up, on CUDA ten (its clock falls while it idles).
 
-    The order of a turn is drawn anew each time: what a form leaves behind (a heap given back to the system, say, so that
-    the next one pays page faults) must not always meet the same one.
+    The order of a turn is drawn anew each time: what a form leaves behind (a heap given back to the system, say, so
+    that the next one pays page faults) must not always meet the same one.
 
     `before` holds, by a form's name, what has to be done before it and is not timed. On CUDA the L2 cache is flushed
     before each form, times are those of events on the device, and the host waits only at the end.

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kTileFloats = 64 * 1024;  // of a set's tile: with scratch, well within 1 MiB of L2
 constexpr int64_t kMinTile = 64, kMaxTile = 256;  // pixels
+constexpr int64_t kWorth = 8;  // measured
 
 // --- the work: a tile of a set at a time ------------------------------------------------------------------------------
 
@@ -58,7 +59,11 @@ struct Layout {
   }
 };
 
-struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets of one sample
+// Whether a set of `size` samples is `centered` (interconv_kernels/algorithms.py) rather than `split`: it takes a product
+// less, and passes over all samples more.
+bool is_centered(int64_t size, int64_t in, int64_t out) { return size > 1 && in * out >= kWorth * size * (in + out); }
+
+struct Map {  // y_i = own x_i + (set s + bias); both = own + set
   Layout layout;
   int64_t in, out;
   Buffer own, set, both, bias;
@@ -98,14 +103,25 @@ struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets 
       multiply(tile.n, n, in, {from, in, 1}, {w.get(), kPanel, in * kPanel}, init, to, to_row);
     };
     const int64_t wide = padded(out), numel = tile.n * in;
-    float* t = s + padded(tile.step * in);
+    float *t = s + padded(tile.step * in), *difference = t + padded(tile.step * wide);
     Init init{bias.get(), 0};
     if (tile.size() > 1) {
       std::fill_n(s, numel, 0.0f);
       for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
-        add_tile(s, numel, x + layout.offset(i, in, tile.first), numel, 1, numel);
+        add_scaled(s, x + layout.offset(i, in, tile.first), numel, 1);
       }
       divide(s, numel, static_cast<float>(tile.size()));
+      if (is_centered(tile.size(), in, out)) {
+        const int64_t last = tile.set.hi - 1;
+        apply(both, s, init, y + layout.offset(last, out, tile.first), out, out);
+        for (int64_t i = tile.set.lo; i < last; ++i) {
+          std::copy_n(x + layout.offset(i, in, tile.first), numel, difference);
+          add_scaled(difference, x + layout.offset(last, in, tile.first), numel, -1);
+          apply(own, difference, {nullptr, 0}, y + layout.offset(i, out, tile.first), out, out);
+        }
+        uncenter(y, tile, 1, tile.n * out, 0);
+        return;
+      }
       apply(set, s, init, t, wide, wide);
       init = {t, wide};
     }
@@ -126,7 +142,8 @@ struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets 
     // The samples are packed once for sum and product where they fit: planes are far apart, often by a multiple of the
     // cache's stride, so that what was read need not be in the cache still.
     const bool keep = tile.size() * size <= 2 * kTileFloats;
-    const auto sample = [&](int64_t i) { return samples + (keep ? (i - tile.set.lo) * size : 0); };
+    const int64_t last = tile.set.hi - 1;
+    const auto sample = [&](int64_t i) { return samples + (keep ? i - tile.set.lo : i == last ? 1 : 0) * size; };
     const auto pack = [&](int64_t i) {
       copy_tile(sample(i), row, x + layout.offset(i, in, tile.first), layout.pixels, in, tile.n);
     };
@@ -137,6 +154,16 @@ struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets 
         add_tile(s, row, sample(i), row, in, wide);
       }
       divide(s, size, static_cast<float>(tile.size()));
+      if (is_centered(tile.size(), in, out)) {
+        apply(both, s, t, y + layout.offset(last, out, tile.first), tile.n, layout.pixels);
+        for (int64_t i = tile.set.lo; i < last; ++i) {
+          if (!keep) pack(i);
+          for (int64_t c = 0; c < in; ++c) add_scaled(sample(i) + c * row, sample(last) + c * row, wide, -1);
+          apply(own, sample(i), nullptr, y + layout.offset(i, out, tile.first), tile.n, layout.pixels);
+        }
+        uncenter(y, tile, out, tile.n, layout.pixels);
+        return;
+      }
       apply(set, s, t, t, wide, row);
     }
     for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
@@ -144,17 +171,29 @@ struct Map {  // y_i = own x_i + (set s + bias); `both`, their sum, serves sets 
       apply(tile.size() > 1 ? own : both, sample(i), t, y + layout.offset(i, out, tile.first), tile.n, layout.pixels);
     }
   }
+
+  // y [rows, n] of a tile holds the mean m in the last sample's place and differences d_i from the last one in the others':
+  // y_K = m - sum d / K, y_i = y_K + d_i.
+  void uncenter(float* y, const Tile& tile, int64_t rows, int64_t n, int64_t row) const {
+    const int64_t end = tile.set.hi - 1;
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto at = [&](int64_t i) { return y + layout.offset(i, out, tile.first) + r * row; };
+      for (int64_t i = tile.set.lo; i < end; ++i) add_scaled(at(end), at(i), n, -1 / static_cast<float>(tile.size()));
+      for (int64_t i = tile.set.lo; i < end; ++i) add_scaled(at(i), at(end), n, 1);
+    }
+  }
 };
 
-// What a chunk of tiles adds to the gradients of weight and bias: sum g_i u_i^T, sum G s^T, the former for sets of one
-// sample (which add to both halves), and sum G. Chunks are fixed by shapes, not by threads, and summed in order.
+// What a chunk of tiles adds to the gradients of weight and bias: sums of g_i u_i^T for Wu, of G s^T for Ws, and of what
+// adds to both: g u^T of sets of one sample, and G s^T of centered sets, whose part of Wu is that and the sum of
+// (g_i - G / K) (u_i - u_K)^T, i < K. Last, the sum of G. Chunks are fixed by shapes, not by threads, and summed in order.
 struct Correlation {
   Layout layout;
   int64_t c, co;
 
   int64_t wide() const { return padded(c); }
   int64_t numel() const { return 3 * co * wide() + padded(co); }
-  int64_t scratch(int64_t step) const { return (step + kLanes) * (2 * padded(co) + 3 * wide()); }
+  int64_t scratch(int64_t step) const { return (step + kLanes) * (2 * padded(co) + 4 * wide()); }
 
   // For the output channels first ... first + n - 1.
   void add(const float* g, const float* u, const Tile& tile, int64_t first, int64_t n, float* sums,
@@ -163,29 +202,52 @@ struct Correlation {
     const int64_t row = last ? n : tile.row(), g_rows = last ? tile.n : n;  // of g's sum
     const int64_t u_numel = padded(tile.step) * wide(), part = co * wide();
     float *g_sum = scratch, *g_packed = g_sum + tile.row() * padded(co), *u_sum = g_packed + tile.row() * padded(co);
-    float* u_packed = u_sum + u_numel;
+    float *u_packed = u_sum + u_numel, *u_last = u_packed + u_numel, *planes = u_last + u_numel;
     float* to = sums + first * wide();
+    const int64_t end = tile.set.hi - 1;
     const auto product = [&](const float* g_tile, int64_t g_row, const float* u_tile, float* to) {
       const Left left = last ? Left{g_tile, 1, g_row} : Left{g_tile, g_row, 1};
       multiply(n, wide(), tile.n, left, {u_tile, wide(), kPanel}, {to, wide()}, to, wide());
     };
+    const auto g_of = [&](int64_t i) { return g + layout.offset(i, co, tile.first) + first * (last ? 1 : layout.pixels); };
+    const auto u_of = [&](int64_t i) { return u + layout.offset(i, c, tile.first); };
+    const auto pack_g = [&](int64_t i) {
+      copy_tile(g_packed, row, g_of(i), last ? co : layout.pixels, g_rows, last ? n : tile.n);
+    };
+    const auto pack_u = [&](int64_t i, float* to) {
+      if (last) {
+        copy_tile(to, wide(), u_of(i), c, tile.n, c);
+      } else {
+        copy_tile(planes, tile.row(), u_of(i), layout.pixels, c, tile.n);
+        transpose(to, wide(), planes, tile.row(), c, tile.n);
+      }
+    };
     std::fill_n(g_sum, g_rows * row, 0.0f);
     std::fill_n(u_sum, tile.n * wide(), 0.0f);
-    for (int64_t i = tile.set.lo; i < tile.set.hi; ++i) {
-      const float* g_tile = g + layout.offset(i, co, tile.first) + first * (last ? 1 : layout.pixels);
-      const float* u_tile = u + layout.offset(i, c, tile.first);
-      int64_t g_row = co;
-      if (!last) {
-        copy_tile(g_packed, row, g_tile, layout.pixels, n, tile.n);
-        g_tile = g_packed, g_row = row;
-        float* planes = u_packed + u_numel;
-        copy_tile(planes, row, u_tile, layout.pixels, c, tile.n);
-        transpose(u_packed, wide(), planes, row, c, tile.n);
-        u_tile = u_packed;
-      } else if (c != wide()) {
-        copy_tile(u_packed, wide(), u_tile, c, tile.n, c);
-        u_tile = u_packed;
+    if (is_centered(tile.size(), c, co)) {
+      for (int64_t i = tile.set.lo; i <= end; ++i) {
+        pack_g(i), pack_u(i, u_last);
+        add_tile(g_sum, row, g_packed, row, g_rows, last ? n : padded(tile.n));
+        add_scaled(u_sum, u_last, tile.n * wide(), 1);
       }
+      divide(u_sum, tile.n * wide(), static_cast<float>(tile.size()));
+      product(g_sum, row, u_sum, to + 2 * part);
+      for (int64_t i = tile.set.lo; i < end; ++i) {
+        pack_g(i), pack_u(i, u_packed);
+        for (int64_t r = 0; r < g_rows; ++r) {
+          add_scaled(g_packed + r * row, g_sum + r * row, last ? n : tile.n, -1 / static_cast<float>(tile.size()));
+        }
+        add_scaled(u_packed, u_last, tile.n * wide(), -1);
+        product(g_packed, row, u_packed, to);
+      }
+      add_pixels(g_sum, row, tile.n, n, sums + 3 * part + first, g_packed);
+      return;
+    }
+    for (int64_t i = tile.set.lo; i <= end; ++i) {
+      const float *g_tile = g_of(i), *u_tile = u_of(i);
+      if (!last) pack_g(i), g_tile = g_packed;
+      if (!last || c != wide()) pack_u(i, u_packed), u_tile = u_packed;
+      const int64_t g_row = last ? co : row;
       product(g_tile, g_row, u_tile, to + (tile.size() > 1 ? 0 : 2 * part));
       add_tile(g_sum, row, g_tile, g_row, g_rows, last ? n : padded(tile.n));
       if (tile.size() > 1) add_tile(u_sum, wide(), u_tile, wide(), tile.n, wide());

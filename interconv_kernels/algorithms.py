@@ -13,8 +13,9 @@ The layer's adjoint in u is the layer itself with Wu and Ws transposed (dgrad in
 form makes grad_u as its forward makes y. Nothing is kept for the backward but u and weight; the set means are computed
 anew.
 
-* fused     `split` by a backend's own kernels, the set's term added where a tile of conv(u_i; Wu) is made. N + B; N for
-            K = 1. Only where the backend can (`can_fuse`): "triton" in float32 and below, "cpp" for k = 1.
+* fused     a backend's own kernels, the set's part done where a tile of conv(u_i; Wu) is made: "triton" (float32 and
+            below) as `split`, N + B, or N for K = 1; "cpp" (float32 on the CPU, k = 1 and 3) as `centered` for small
+            sets, as `split` for large ones, and for k = 3 by fewer products. Only where the backend can (`can_fuse`).
 
 All tensors here are dense in one memory format, no set is empty, and N > 0.
 """
@@ -307,11 +308,11 @@ def choose(
         raise ValueError(f"algorithm 'fused' cannot run here: {reason}")
     if algorithm != "auto":
         return algorithm
-    mean_size = u.shape[0] / num_sets
-    if ops.can_fuse(conv, u, weight) is None and ops.fused_is_fastest(direction, conv, u, weight, mean_size):
+    if ops.can_fuse(conv, u, weight) is None and ops.fused_is_fastest(direction, conv, u, weight):
         return "fused"
     if u.shape[1] == 1 and u.device.type == "cpu":
         return "concat"
+    mean_size = u.shape[0] / num_sets
     limit = min(8.0, weight.shape[2] * weight.shape[3] * u.shape[1] / 72)
     least = 1 if memory_format(u) == torch.channels_last else 2
     return "centered" if mean_size <= max(least, limit) else "split"

@@ -162,15 +162,11 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
     return weight.shape[2:] == (3, 3) and conv.stride == conv.dilation == (1, 1) and max(conv.padding) <= 2
 
 
-def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor, mean_size: float) -> bool:
-    """Measured so with AVX-512 (docs/performance.md), but for wide 1x1 layers on pairs, to which `centered`
-    spares one half-convolution of three, and for a few channels, which fill no vector."""
+def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:
+    """Measured so with AVX-512 (docs/performance.md), but for 3x3 kernels on a few channels, which fill no vector."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    channels = u.shape[1]
-    if conv.is_pointwise(weight):
-        return not (1 < mean_size <= 2 and channels >= 256)
-    return channels >= (8 if direction == "forward" else 4)
+    return conv.is_pointwise(weight) or u.shape[1] >= (8 if direction == "forward" else 4)
 
 
 def fused_forward(

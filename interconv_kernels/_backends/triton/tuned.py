@@ -105,7 +105,7 @@ def trying(device: torch.device, key: str, candidate: Record) -> Iterator[None]:
             here[key] = before
 
 
-def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor, mean_size: float) -> bool:
+def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:
     """Whether `auto` takes the fused kernels: only where they were measured fastest."""
     found = record(direction, conv, u, weight)
     return found is not None and found["algorithm"] == "fused"
