@@ -330,7 +330,8 @@ void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, con
   const Correlation sums{layout, c, co};
   // Enough chunks for many threads, but their sums are to be small beside u and g.
   const int64_t traffic = sets.num_rows * layout.pixels * (c + co);
-  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, 64);
+  const int64_t most = std::clamp<int64_t>(tiles.count(), 1, 64);
+  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, most);
   const Buffer total = allocate(chunks * sums.numel());
   std::fill_n(total.get(), chunks * sums.numel(), 0.0f);
   for_chunks(tiles.count(), chunks, (co + kRows - 1) / kRows, sums.scratch(kMaxTile),

@@ -283,6 +283,12 @@ struct Correlation {
 
 // --- the ops ----------------------------------------------------------------------------------------------------------
 
+// A share for each thread, where the images are small and the sets few: no bit of y depends on how tiles are grouped.
+int64_t shared_tiles(const SetIndex& sets, const Image& out, int64_t most) {
+  const int64_t tiles = sets.num_sets * ((out.height + 1) / 2) * ((out.width + 1) / 2);
+  return std::clamp<int64_t>(tiles / torch::stable::get_num_threads(), kRows, most);
+}
+
 // About as many tiles as keep a region's planes in the L2 cache, enough of them to reuse the weights.
 int64_t tiles_of(int64_t in, int64_t out) {
   constexpr int64_t kFloats = 160 * 1024;
@@ -327,7 +333,7 @@ void winograd_forward(const Tensor u, const Tensor weight, const std::optional<T
   check(out, "out", sets.num_rows, layer.y.numel(), u);
   if (bias) check(*bias, "bias", 1, layer.y.channels, u);
   const Map map(layer.u, layer.y, pad_h, pad_w, layer.half(0), layer.half(1), bias ? in<float>(*bias) : nullptr, sets);
-  const Regions regions(sets, layer.y, tiles_of(layer.u.channels, layer.y.channels));
+  const Regions regions(sets, layer.y, shared_tiles(sets, layer.y, tiles_of(layer.u.channels, layer.y.channels)));
   const float* x = in<float>(u);
   float* y = result<float>(out);
   for_tasks(regions.count(), map.scratch(regions),
@@ -348,7 +354,7 @@ void winograd_backward(const Tensor g, const Tensor u, const Tensor weight, cons
 
   if (grad_u) {
     const Map map(layer.y, layer.u, 2 - pad_h, 2 - pad_w, layer.turned(0), layer.turned(1), nullptr, sets);
-    const Regions regions(sets, layer.u, tiles_of(layer.y.channels, layer.u.channels));
+    const Regions regions(sets, layer.u, shared_tiles(sets, layer.u, tiles_of(layer.y.channels, layer.u.channels)));
     float* out = result<float>(*grad_u);
     for_tasks(regions.count(), map.scratch(regions),
               [&](int64_t i, float* scratch) { map.run(g_in, out, regions[i], scratch); });
@@ -359,7 +365,8 @@ void winograd_backward(const Tensor g, const Tensor u, const Tensor weight, cons
   const Regions regions(sets, layer.y, tiles_of(layer.u.channels, layer.y.channels));
   // Enough chunks for many threads, but their sums are to be small beside u and g.
   const int64_t traffic = sets.num_rows * (layer.u.numel() + layer.y.numel());
-  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, 64);
+  const int64_t most = std::clamp<int64_t>(regions.count(), 1, 64);
+  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, most);
   const Buffer total = allocate(chunks * sums.numel());
   std::fill_n(total.get(), chunks * sums.numel(), 0.0f);
   const int64_t panels = padded(layer.y.channels, kPanel) / kPanel;

@@ -139,6 +139,19 @@ def test_same_bits_run_after_run_and_for_any_number_of_threads(kernel, fmt):
         assert all(torch.equal(a, b) for a, b in zip(runs[0], run, strict=True))
 
 
+@formats
+def test_small_maps_are_cut_for_many_threads_without_a_change_of_bits(fmt):
+    case, g = make(3, [12], 40, 70, (10, 12), fmt)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        want = everything(case, g)
+        torch.set_num_threads(8)
+        assert all(torch.equal(a, b) for a, b in zip(everything(case, g), want, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
 @kernels
 @formats
 @pytest.mark.parametrize("offset", [0, 1, 3])
