@@ -121,9 +121,9 @@ def _resident(field: str) -> int:
 
 
 def use_float32() -> None:
-    """Let no GPU round float32 to TF32."""
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    """Let no GPU round float32 to TF32: by the old switches, which torch.compile and torch.export read, and cannot read
+    once the newer ones, of each operation, differ."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def ratios(row: Row, rows: Sequence[Row]) -> dict[str, float | None]:

@@ -147,6 +147,16 @@ def test_what_makes_no_sense_is_said(options, capsys):
     assert repr(options[1]) in capsys.readouterr().err
 
 
+def test_tf32_is_off_by_switches_that_torch_can_read():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        networks.use_float32()
+        assert not torch.backends.cudnn.allow_tf32  # raises where the newer switches differ
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def test_networks_are_the_papers_by_name():
     assert networks.parse_network("nnunet-20M").interconv == (23, 46, 92, 184, 368, 368)
     assert networks.parse_network("swinunet:6").baseline == 6

@@ -86,6 +86,15 @@ def test_sets_of_any_size(kernel, fmt, lengths):
         assert worst(got, exact) < 1e-5
 
 
+@formats
+def test_a_centered_set_that_is_too_wide_to_be_kept_packed(fmt):
+    """In pointwise.cpp, with planes of 256 channels and 16 samples."""
+    case, g = make(1, [16, 2], 256, 256, (4, 5), fmt)
+    want = with_grads(oracle, case.to(torch.float64), g.double())
+    for got, exact in zip(everything(case, g), want, strict=True):
+        assert worst(got, exact) < 1e-5
+
+
 @kernels
 @formats
 def test_only_the_gradients_that_are_needed(kernel, fmt):
