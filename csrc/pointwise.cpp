@@ -250,7 +250,7 @@ struct Correlation {
       const int64_t g_row = last ? co : row;
       product(g_tile, g_row, u_tile, to + (tile.size() > 1 ? 0 : 2 * part));
       add_tile(g_sum, row, g_tile, g_row, g_rows, last ? n : padded(tile.n));
-      if (tile.size() > 1) add_tile(u_sum, wide(), u_tile, wide(), tile.n, wide());
+      if (tile.size() > 1) add_scaled(u_sum, u_tile, tile.n * wide(), 1);
     }
     if (tile.size() > 1) {
       divide(u_sum, tile.n * wide(), static_cast<float>(tile.size()));
@@ -264,7 +264,7 @@ struct Correlation {
   void add_pixels(const float* g_sum, int64_t row, int64_t pixels, int64_t n, float* sums, float* total) const {
     std::fill_n(total, n, 0.0f);
     if (layout.channels_last) {
-      for (int64_t p = 0; p < pixels; ++p) add_tile(total, n, g_sum + p * n, n, 1, n);
+      for (int64_t p = 0; p < pixels; ++p) add_scaled(total, g_sum + p * n, n, 1);
     } else {
       for (int64_t o = 0; o < n; ++o) {
         float lanes[kLanes] = {};
@@ -272,7 +272,7 @@ struct Correlation {
         for (float x : lanes) total[o] += x;
       }
     }
-    add_tile(sums, n, total, n, 1, n);
+    add_scaled(sums, total, n, 1);
   }
 };
 
@@ -328,10 +328,8 @@ void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, con
   if (!grad_weight && !grad_bias) return;
 
   const Correlation sums{layout, c, co};
-  // Enough chunks for many threads, but their sums are to be small beside u and g.
   const int64_t traffic = sets.num_rows * layout.pixels * (c + co);
-  const int64_t most = std::clamp<int64_t>(tiles.count(), 1, 64);
-  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, most);
+  const int64_t chunks = chunks_of(tiles.count(), traffic, sums.numel());
   const Buffer total = allocate(chunks * sums.numel());
   std::fill_n(total.get(), chunks * sums.numel(), 0.0f);
   for_chunks(tiles.count(), chunks, (co + kRows - 1) / kRows, sums.scratch(kMaxTile),

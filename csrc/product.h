@@ -79,6 +79,12 @@ void for_tasks(int64_t count, int64_t scratch, const F& f) {
   });
 }
 
+// How many chunks `count` pieces of work make: enough for many threads, but their sums, `numel` floats each, are to be
+// small beside the `traffic`, the floats that are read.
+inline int64_t chunks_of(int64_t count, int64_t traffic, int64_t numel) {
+  return std::clamp<int64_t>(traffic / (8 * numel), 1, std::clamp<int64_t>(count, 1, 64));
+}
+
 // f(i, chunk, first, end, scratch) for i = 0 ... count-1 in chunks, a chunk's in order: for sums of a chunk's own. Chunks
 // must be fixed by shapes, so that the sums are; where that leaves threads without work, they share a chunk's `columns`
 // (first ... end-1), which no bit depends on.

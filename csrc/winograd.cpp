@@ -65,7 +65,6 @@ struct Kernels {  // w(o, i, t) = p[o to_out + i to_in + t to_tap], taps row by 
   int64_t to_out, to_in, to_tap;
 };
 
-
 // U of the kernels w, or of their sum with `added`, as right factors [16, panels, in, kPanel] of a product.
 Buffer transform_weight(const Kernels& w, const Kernels* added, int64_t out, int64_t in) {
   const int64_t panels = padded(out, kPanel) / kPanel, plane = panels * in * kPanel;
@@ -111,18 +110,21 @@ struct Map {  // y_i = own x_i + (set s + bias)
     if (any(sets, kKept + 1, sets.num_rows)) set = transform_weight(w_set, nullptr, out.channels, in.channels);
   }
 
-  int64_t patch(int64_t rows, int64_t columns) const {  // a region's inputs of one sample
-    return (2 * rows + 2) * (2 * columns + 2) * in.wide();
-  }
-
   int64_t scratch(const Regions& regions) const {
     const int64_t tiles = regions.rows * regions.columns;
-    return (kKept + 1) * patch(regions.rows, regions.columns) + kPlaces * plane_of(tiles, in.wide()) +
+    return (kKept + 1) * in.patch(regions.rows, regions.columns) + kPlaces * plane_of(tiles, in.wide()) +
            2 * kPlaces * plane_of(tiles, out.wide()) + kKept * 4 * tiles * out.wide() + std::max(in.spare(), out.spare());
   }
 
+  void run_all(const float* x, float* y, const Regions& regions) const {
+    for_tasks(regions.count(), scratch(regions), [&](int64_t i, float* s) {
+      if (regions[i].size() > 0) run(x, y, regions[i], s);
+    });
+  }
+
+ private:
   void run(const float* x, float* y, const Region& region, float* s) const {
-    const int64_t numel = patch(region.rows, region.columns), tiles = region.tiles(), size = region.size();
+    const int64_t numel = in.patch(region.rows, region.columns), tiles = region.tiles(), size = region.size();
     const int64_t plane = plane_of(tiles, in.wide()), out_plane = plane_of(tiles, out.wide());
     const int64_t out_numel = 4 * tiles * out.wide(), last = size - 1;
     float *packed = s, *mean = packed + kKept * numel, *v = mean + numel, *m = v + kPlaces * plane;
@@ -201,18 +203,16 @@ struct Correlation {
   int64_t part() const { return kPlaces * u.channels * g.wide(); }
   int64_t numel() const { return 2 * part() + g.wide(); }
 
-  int64_t patch(int64_t rows, int64_t columns) const { return (2 * rows + 2) * (2 * columns + 2) * u.wide(); }
-
   int64_t scratch(const Regions& regions) const {
     const int64_t tiles = regions.rows * regions.columns;
-    return (kKept + 1) * (patch(regions.rows, regions.columns) + 4 * tiles * g.wide()) +
+    return (kKept + 1) * (u.patch(regions.rows, regions.columns) + 4 * tiles * g.wide()) +
            kPlaces * (plane_of(tiles, u.wide()) + plane_of(tiles, g.wide())) + std::max(u.spare(), g.spare());
   }
 
   // For the output channels first ... first + n - 1.
   void add(const float* u_in, const float* g_in, const Region& region, int64_t first, int64_t n, float* sums,
            float* s) const {
-    const int64_t u_numel = patch(region.rows, region.columns), tiles = region.tiles(), size = region.size();
+    const int64_t u_numel = u.patch(region.rows, region.columns), tiles = region.tiles(), size = region.size();
     const int64_t g_numel = 4 * tiles * g.wide(), last = size - 1;
     const int64_t v_plane = plane_of(tiles, u.wide()), m_plane = plane_of(tiles, n);
     float *u_packed = s, *mean = u_packed + kKept * u_numel, *g_packed = mean + u_numel;
@@ -334,10 +334,7 @@ void winograd_forward(const Tensor u, const Tensor weight, const std::optional<T
   if (bias) check(*bias, "bias", 1, layer.y.channels, u);
   const Map map(layer.u, layer.y, pad_h, pad_w, layer.half(0), layer.half(1), bias ? in<float>(*bias) : nullptr, sets);
   const Regions regions(sets, layer.y, shared_tiles(sets, layer.y, tiles_of(layer.u.channels, layer.y.channels)));
-  const float* x = in<float>(u);
-  float* y = result<float>(out);
-  for_tasks(regions.count(), map.scratch(regions),
-            [&](int64_t i, float* scratch) { map.run(x, y, regions[i], scratch); });
+  map.run_all(in<float>(u), result<float>(out), regions);
 }
 
 void winograd_backward(const Tensor g, const Tensor u, const Tensor weight, const Tensor offsets, const Tensor set_ids,
@@ -355,18 +352,14 @@ void winograd_backward(const Tensor g, const Tensor u, const Tensor weight, cons
   if (grad_u) {
     const Map map(layer.y, layer.u, 2 - pad_h, 2 - pad_w, layer.turned(0), layer.turned(1), nullptr, sets);
     const Regions regions(sets, layer.u, shared_tiles(sets, layer.u, tiles_of(layer.y.channels, layer.u.channels)));
-    float* out = result<float>(*grad_u);
-    for_tasks(regions.count(), map.scratch(regions),
-              [&](int64_t i, float* scratch) { map.run(g_in, out, regions[i], scratch); });
+    map.run_all(g_in, result<float>(*grad_u), regions);
   }
   if (!grad_weight && !grad_bias) return;
 
   const Correlation sums{layer.u, layer.y, pad_h, pad_w};
   const Regions regions(sets, layer.y, tiles_of(layer.u.channels, layer.y.channels));
-  // Enough chunks for many threads, but their sums are to be small beside u and g.
   const int64_t traffic = sets.num_rows * (layer.u.numel() + layer.y.numel());
-  const int64_t most = std::clamp<int64_t>(regions.count(), 1, 64);
-  const int64_t chunks = std::clamp<int64_t>(traffic / (8 * sums.numel()), 1, most);
+  const int64_t chunks = chunks_of(regions.count(), traffic, sums.numel());
   const Buffer total = allocate(chunks * sums.numel());
   std::fill_n(total.get(), chunks * sums.numel(), 0.0f);
   const int64_t panels = padded(layer.y.channels, kPanel) / kPanel;

@@ -13,6 +13,8 @@ struct Image {  // a sample: [channels, height, width], or in channels_last [hei
 
   int64_t numel() const { return channels * height * width; }
   int64_t wide() const { return padded(channels); }
+  // Of the packed pixels from which so many tiles are made.
+  int64_t patch(int64_t rows, int64_t columns) const { return (2 * rows + 2) * (2 * columns + 2) * wide(); }
   int64_t spare() const { return channels_last ? 0 : wide() * kLanes; }  // for the end of a row of its planes
 };
 

@@ -219,6 +219,24 @@ def test_auto_uses_it(kernel, fmt, monkeypatch):
     assert len(used) == 2
 
 
+@kernels
+@formats
+def test_an_empty_set_is_passed_over(kernel, fmt):
+    """The layer drops empty sets beforehand; the raw kernels must not write where one would be."""
+    case, g = make(kernel, [3, 1], 21, 18, (9, 7), fmt)
+    want = everything(case, g)
+    case.lengths = [0, 3, 0, 1]
+    sets = ik.Sets.from_lengths(case.lengths)
+    with_empty = SetIndex(sets.offsets, sets.set_ids)
+    conv = conv_of(case)
+    got = [
+        cpp_ops.fused_forward(conv, case.u, case.weight, case.bias, with_empty),
+        *cpp_ops.fused_backward(conv, g, case.u, case.weight, with_empty, (True, True, True)),
+    ]
+    for a, b in zip(got, want, strict=True):
+        assert worst(a, b) < 1e-6
+
+
 def test_what_does_not_fit_is_refused():
     sets = index([2, 1])
     raw, settings = torch.ops.interconv_cpp.pointwise_forward, (sets.offsets, sets.set_ids, False)
