@@ -1,19 +1,20 @@
 """interconv_kernels: the InterConv layer over ragged sets of images, fused and without padding."""
 
-from . import reference
+from . import reference, typing
 from ._backends import backends
+from ._version import __version__
 from .functional import concat_set_mean, interconv2d, set_mean
-from .modules import InterConv2d, SetModel, use_sets
+from .modules import InterConv2d, SetModel
+from .set_context import use_sets
 from .sets import Sets
 from .surgery import append_interconv, replace_with_interconv
 from .tuning import tune
-
-__version__ = "0.1.0"
 
 __all__ = [
     "InterConv2d",
     "SetModel",
     "Sets",
+    "__version__",
     "append_interconv",
     "backends",
     "concat_set_mean",
@@ -22,5 +23,10 @@ __all__ = [
     "replace_with_interconv",
     "set_mean",
     "tune",
+    "typing",
     "use_sets",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from .autograd import InterConvFunction
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets, as_sets
+from .typing import Algorithm, BackendName, Padding, SetsLike
 
-Algorithm = Literal["auto", "concat", "split", "centered", "fused"]
-Padding = Literal["same"] | int | tuple[int, int]
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,7 +24,7 @@ def interconv2d(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    sets: Sets | Any = None,
+    sets: SetsLike | None = None,
     *,
     stride: int | tuple[int, int] = 1,
     padding: Padding = "same",
@@ -33,7 +32,7 @@ def interconv2d(
     activation: str = "none",
     slope: float | Tensor | None = None,
     algorithm: Algorithm = "auto",
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> Tensor:
     """InterConv: y_i = act(conv(concat(u_i, s); weight) + bias), s the mean over the sample's set (paper, Eq. 1-3).
 
@@ -90,7 +89,7 @@ def interconv2d(
     return y if dense_shape is None else y.unflatten(0, dense_shape)
 
 
-def set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
+def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Tensor:
     """s_b = (1/K_b) sum_{i in b} u_i, pixel by pixel and feature by feature (paper, Eq. 1); zero for an empty set.
 
     Args:
@@ -107,7 +106,7 @@ def set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
     return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
 
 
-def concat_set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Tensor:
+def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Tensor:
     """c_i = concat(u_i, s), the convolution's input (paper, Eq. 1-2): [N,C,...] -> [N,2C,...], u first.
 
     Args, raises: as `set_mean`.
@@ -116,7 +115,7 @@ def concat_set_mean(u: Tensor, sets: Sets | Any, *, backend: str = "auto") -> Te
     return torch.ops.interconv.concat_set_mean(u, sets.offsets, sets.set_ids, backend)
 
 
-def _check_set_op(u: Tensor, sets: Any, backend: str) -> Sets:
+def _check_set_op(u: Tensor, sets: Any, backend: BackendName) -> Sets:
     if u.dim() < 2 or u.dtype not in FLOATS:
         raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
     check_name(backend)

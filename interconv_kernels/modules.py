@@ -1,8 +1,7 @@
-"""The layer as a module, and two ways to hand sets to networks that only pass x."""
+"""The layer as a module, and a wrapper that passes sets to networks that only pass x."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
@@ -11,19 +10,10 @@ from torch import Tensor, nn
 from ._backends import check_name
 from .algorithms import NAMES
 from .errors import unknown_name
-from .functional import Algorithm, Padding, int_pair, interconv2d, resolve_padding
-from .sets import Sets, as_sets
-
-
-class _Current(threading.local):
-    """The sets of the innermost `use_sets` block, each thread its own. (torch.compile follows this, not a
-    ContextVar.) Set in each thread from the start: its guards want an attribute that does not come and go."""
-
-    def __init__(self) -> None:
-        self.sets: Any = None
-
-
-_current = _Current()
+from .functional import int_pair, interconv2d, resolve_padding
+from .set_context import current_sets, use_sets
+from .sets import as_sets
+from .typing import Algorithm, BackendName, Padding, SetsLike
 
 
 class InterConv2d(nn.Module):
@@ -50,7 +40,7 @@ class InterConv2d(nn.Module):
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
         algorithm: Algorithm = "auto",
-        backend: str = "auto",
+        backend: BackendName = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -78,13 +68,13 @@ class InterConv2d(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, u: Tensor, sets: Sets | Any = None) -> Tensor:
+    def forward(self, u: Tensor, sets: SetsLike | None = None) -> Tensor:
         """u [N,C,H,W] with sets, dense [B,K,C,H,W] or jagged -> the same with Co channels; see `interconv2d`.
 
         Packed u without `sets` takes those of the enclosing `use_sets` or `SetModel`; ValueError where there are none.
         """
         if sets is None and u.dim() == 4 and not u.is_nested:
-            sets = _current.sets
+            sets = current_sets()
             if sets is None:
                 raise ValueError(
                     f"InterConv2d got packed u {tuple(u.shape)} and no sets. Pass them, layer(u, sets); or, where a"
@@ -118,32 +108,6 @@ class InterConv2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class use_sets:  # noqa: N801  (reads as a statement)
-    """Within the block every InterConv2d that is given no sets takes these: `with ik.use_sets(sets): y = network(x)`.
-
-    Blocks nest, the innermost counts; each thread has its own. Make `Sets` once and pass that: lengths, offsets or an
-    int are converted anew by each layer.
-
-    Raises:
-        TypeError: sets is None.
-    """
-
-    def __init__(self, sets: Sets | Any):
-        if sets is None:
-            raise TypeError(
-                "use_sets(None): expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)"
-            )
-        self.sets = sets
-        self.outer: list[Any] = []  # a stack, so that one object can be entered again inside itself
-
-    def __enter__(self) -> None:
-        self.outer.append(_current.sets)
-        _current.sets = self.sets
-
-    def __exit__(self, *exception: object) -> None:
-        _current.sets = self.outer.pop()
-
-
 class SetModel(nn.Module):
     """A network that only passes x, as one that takes sets: `SetModel(network)(x, sets)`.
 
@@ -154,6 +118,6 @@ class SetModel(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, sets: Sets | Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Tensor, sets: SetsLike, *args: Any, **kwargs: Any) -> Any:
         with use_sets(as_sets(sets, x.shape[0], x.device)):
             return self.network(x, *args, **kwargs)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from operator import index, itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from .typing import SetsLike
 
 INT32_MAX = 2**31 - 1
 
@@ -162,7 +165,7 @@ class Sets:
         return f"Sets({sizes}, N={self.num_samples}, device={str(self.device)!r})"
 
 
-def as_sets(sets: Any, num_samples: int, device: torch.device) -> Sets:
+def as_sets(sets: SetsLike, num_samples: int, device: torch.device) -> Sets:
     """What a caller may pass for `sets`, made into `Sets` that fit u [N, ...] on `device`.
 
     A `Sets` is taken as it is; one int is the size of equal sets; an integer tensor is offsets; any other sequence of
@@ -189,9 +192,9 @@ def as_sets(sets: Any, num_samples: int, device: torch.device) -> Sets:
     if isinstance(sets, Tensor) and sets.dim() == 1:
         return Sets.from_offsets(sets, num_samples, device)
     try:
-        size = index(sets)
+        size = index(sets)  # type: ignore[arg-type]
     except TypeError:
-        made = Sets.from_lengths(sets, device)
+        made = Sets.from_lengths(sets, device)  # type: ignore[arg-type]
         if made.num_samples != num_samples:
             raise ValueError(
                 f"set lengths {_short(made.lengths)} sum to {made.num_samples}: expected the number of samples,"

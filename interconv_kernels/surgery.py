@@ -20,6 +20,7 @@ from torch import nn
 
 from .functional import int_pair
 from .modules import InterConv2d
+from .typing import Algorithm, BackendName
 
 # Module types, a name pattern such as "encoder.*.conv", a predicate on (name, module), or several of the first two.
 Selector = (
@@ -59,8 +60,8 @@ def replace_with_interconv(
     select: Selector = nn.Conv2d,
     *,
     keep_outputs: bool = True,
-    algorithm: str = "auto",
-    backend: str = "auto",
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
 ) -> SurgeryReport:
     """Make every selected nn.Conv2d(C, Co) an InterConv2d(C, Co) of the same kernel, stride, padding and dilation.
 
@@ -97,7 +98,7 @@ def replace_with_interconv(
             padding,
             _pair(module.dilation),
             bias=module.bias is not None,
-            algorithm=algorithm,  # type: ignore[arg-type]
+            algorithm=algorithm,
             backend=backend,
             device=module.weight.device,
             dtype=module.weight.dtype,
@@ -119,8 +120,8 @@ def append_interconv(
     kernel_size: int | tuple[int, int] = 3,
     *,
     keep_outputs: bool = True,
-    algorithm: str = "auto",
-    backend: str = "auto",
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
 ) -> SurgeryReport:
     """Put an InterConv2d(F, F) after every selected layer: nn.Sequential(layer, InterConv2d) takes the layer's place.
 
@@ -149,7 +150,7 @@ def append_interconv(
         layer = InterConv2d(
             features,
             kernel_size=kernel_size,
-            algorithm=algorithm,  # type: ignore[arg-type]
+            algorithm=algorithm,
             backend=backend,
             device=None if like is None else like.device,
             dtype=None if like is None else like.dtype,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import unknown_name
+from ..typing import BackendName
 from . import cpp_ops, torch_ops, triton
 
 logger = logging.getLogger("interconv_kernels")
@@ -26,7 +27,7 @@ class Backend(NamedTuple):
 
 
 # In the order in which `auto` prefers them.
-_BACKENDS = {
+_BACKENDS: dict[BackendName, Backend] = {
     "triton": Backend(triton.load, triton.can_run, triton.version),
     "cpp": Backend(lambda: cpp_ops, cpp_ops.can_run, cpp_ops.version),
     "torch": Backend(lambda: torch_ops, torch_ops.can_run, lambda: torch.__version__),
@@ -63,7 +64,7 @@ def check_name(name: str) -> None:
         raise unknown_name("backend", name, ["auto", *_BACKENDS])
 
 
-def backends() -> dict[str, dict[str, str]]:
+def backends() -> dict[BackendName, dict[str, str]]:
     """What can run here: for each backend its version and, for each kind of device, "ready" or the reason why not.
 
     >>> ik.backends()
@@ -71,7 +72,7 @@ def backends() -> dict[str, dict[str, str]]:
      'cpp': {'version': '0.1.0, CPU, no CUDA', 'cpu': 'ready', 'cuda': 'torch sees no such device'},
      'torch': {'version': '2.13.0', 'cpu': 'ready', 'cuda': 'torch sees no such device'}}
     """
-    report = {}
+    report: dict[BackendName, dict[str, str]] = {}
     for name, backend in _BACKENDS.items():
         report[name] = {"version": backend.version()}
         for kind, present in (("cpu", True), ("cuda", torch.cuda.is_available())):

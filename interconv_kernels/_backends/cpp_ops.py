@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._version import __version__
 from ..activation import NONE, Activation
 from ..convolution import Conv
 from ..layout import empty_rows, flat, memory_format, set_add_rows
@@ -77,8 +78,6 @@ def _serves(name: str, capability: tuple[int, int]) -> bool:
 
 def version() -> str:
     """The package's version and what was built, as `ik.backends()` shows it."""
-    from .. import __version__  # the package is whole by the time anyone asks
-
     made = build()
     if "architectures" not in made:
         return f"{__version__}, not built"

@@ -1,7 +1,7 @@
-"""The oracle: InterConv as the paper writes it, one set after the other, with no thought of speed.
+"""InterConv as the paper writes it, one set after the other, without regard to speed.
 
-`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` with no torch at all. Neither
-shares a line with the kernels it judges.
+`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` without torch. Neither shares
+code with the kernels that are tested against it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,22 @@ def interconv2d(
     padding: int | Pair | str = "same",
     dilation: int | Pair = 1,
 ) -> Tensor:
-    """Eq. 1-3 of the paper for u [N,C,H,W], weight [Co,2C,kh,kw] (half of u first), bias [Co] and sets of the given
-    lengths.
+    """y_i = conv(concat(u_i, s); weight) + bias, s the mean of the sample's set (paper, Eq. 1-3).
 
-    Returns y [N,Co,H',W']. "same" pads dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride.
+    Args:
+        u: [N,C,H,W], any floating point dtype; float64 for tests.
+        weight: [Co,2C,kh,kw], the half for u_i first.
+        bias: [Co] or None.
+        lengths: the set sizes, with sum N; 0 is allowed.
+        stride: an int or (height, width).
+        padding: "same" (dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride), or an int or a pair.
+        dilation: an int or (height, width).
+
+    Returns:
+        y [N,Co,H',W'], differentiable.
     """
-    if padding == "same":
-        d = (dilation, dilation) if isinstance(dilation, int) else dilation
-        padding = (d[0] * (weight.shape[2] // 2), d[1] * (weight.shape[3] // 2))
+    if isinstance(padding, str):
+        padding = same_padding(weight, dilation)
     outputs = []
     for samples in u.split(list(lengths)):
         if len(samples) == 0:
@@ -46,6 +54,12 @@ def interconv2d(
     return torch.stack(outputs)
 
 
+def same_padding(weight: Tensor, dilation: int | Pair) -> Pair:
+    """Zeros on each side along (height, width) that keep the size at stride 1, for odd kernels."""
+    d = (dilation, dilation) if isinstance(dilation, int) else dilation
+    return d[0] * (weight.shape[2] // 2), d[1] * (weight.shape[3] // 2)
+
+
 def interconv2d_numpy(
     u: np.ndarray,
     weight: np.ndarray,
@@ -55,7 +69,20 @@ def interconv2d_numpy(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
 ) -> np.ndarray:
-    """The same forward in float64 numpy: a sum over the kernel's taps of shifted, strided images."""
+    """The same forward in float64 numpy: a sum over the taps of the kernel of shifted, strided images.
+
+    Args:
+        u: [N,C,H,W].
+        weight: [Co,2C,kh,kw], the half for u_i first.
+        bias: [Co] or None.
+        lengths: the set sizes, with sum N; 0 is allowed.
+        stride: (height, width).
+        padding: zeros on each side, (height, width).
+        dilation: (height, width).
+
+    Returns:
+        y [N,Co,H',W'], float64.
+    """
     u, weight = u.astype(np.float64), weight.astype(np.float64)
     (n, _, height, width), (out_channels, _, kh, kw) = u.shape, weight.shape
     h_out = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
