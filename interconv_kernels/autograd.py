@@ -1,5 +1,4 @@
-"""Autograd of the layer: one `torch.autograd.Function` over the op interconv2d, another over its backward for double
-backward."""
+"""Autograd of the layer: a `torch.autograd.Function` over the operator interconv2d, and one over its backward."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class InterConvFunction(torch.autograd.Function):
 
 
 class InterConvBackwardFunction(torch.autograd.Function):
-    """(g, u, weight) -> the layer's gradients. Its own derivative is made of layers again, so there is one of any
-    order.
+    """(g, u, weight) -> the gradients of the layer. Its derivative consists of layers again, so all orders exist.
 
     The layer is linear in (u, bias) and in (weight, bias): <gg_u, grad_u> = <g, layer(gg_u; weight)> and
     <gg_weight, grad_weight> + <gg_bias, grad_bias> = <g, layer(u; gg_weight, gg_bias)>.
@@ -70,6 +68,6 @@ class InterConvBackwardFunction(torch.autograd.Function):
         return grad_g, grad_u, grad_weight, *(None,) * 8
 
 
-# The same formulas for whoever calls the ops themselves, such as an exported program.
+# The same formulas for code that calls the operators directly, such as an exported program.
 for _name, _function in (("interconv2d", InterConvFunction), ("interconv2d_backward", InterConvBackwardFunction)):
     torch.library.register_autograd(f"interconv::{_name}", _function.backward, setup_context=_function.setup_context)

@@ -13,7 +13,7 @@ from torch import Tensor
 class Conv(NamedTuple):
     """Stride, padding and dilation, each (height, width), and the memory format of inputs and results.
 
-    (Left to itself torch may answer in another: for float64, for dilation, or where a size of 1 hides an input's.)
+    (By itself torch may return another format: for float64, for dilation, or where a size of 1 hides that of an input.)
     """
 
     stride: tuple[int, int]
@@ -30,7 +30,7 @@ class Conv(NamedTuple):
         return h, w
 
     def is_pointwise(self, weight: Tensor) -> bool:
-        """Whether it is a matrix product for each pixel: kernel 1, stride 1, no padding."""
+        """Whether it is a matrix product for each pixel: a 1x1 kernel, stride 1, no padding."""
         return weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -60,9 +60,9 @@ class Conv(NamedTuple):
 
 
 def _is_special(x: Tensor) -> bool:
-    """Whether torch gives x to another convolution than it would give the same sample within a batch.
+    """Whether torch uses another convolution for x than for the same sample within a batch.
 
-    It does so for one small float32 image on the CPU (at most 20,480 values), whose result may then differ in the last
-    bit; but a sample's result must not depend on how many others come with it.
+    It does so for a single small float32 image on the CPU (at most 20,480 values), whose result may then differ in the
+    last bit; but the result of a sample must not depend on how many others come with it.
     """
     return x.shape[0] == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() <= 20480

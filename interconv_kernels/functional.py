@@ -1,4 +1,4 @@
-"""The functional interface: checks, autocast, and the three shapes a batch of sets comes in."""
+"""The functional interface: checks, autocast, and the three shapes that a batch of sets can have."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor
 
 from . import algorithms, ops  # noqa: F401  (ops registers the operators)
 from ._backends import check_name
-from .activation import NAMES as ACTIVATIONS
-from .activation import Activation
+from .activation import leaky_relu
 from .autograd import InterConvFunction
 from .convolution import Conv
 from .errors import unknown_name
-from .sets import Sets, as_sets
+from .sets import Sets, as_sets, sets_of_jagged
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -29,33 +28,34 @@ def interconv2d(
     stride: int | tuple[int, int] = 1,
     padding: Padding = "same",
     dilation: int | tuple[int, int] = 1,
-    activation: str = "none",
-    slope: float | Tensor | None = None,
+    negative_slope: float | Tensor | None = None,
     algorithm: Algorithm = "auto",
     backend: BackendName = "auto",
 ) -> Tensor:
-    """InterConv: y_i = act(conv(concat(u_i, s); weight) + bias), s the mean over the sample's set (paper, Eq. 1-3).
+    """InterConv: y_i = act(conv(concat(u_i, s); weight) + bias), s the mean of the sample's set (paper, Eq. 1-3).
 
     Args:
-        u: [N,C,H,W] packed samples with `sets`; or dense [B,K,C,H,W], sets of equal size; or a jagged nested tensor
+        u: [N,C,H,W], packed samples with `sets`; or dense [B,K,C,H,W], sets of equal size; or a jagged nested tensor
             [B,j,C,H,W]. float64, float32, bfloat16 or float16, NCHW or channels_last.
-        weight: [Co,2C,kh,kw], the half for u_i first, then the half for s; u's dtype and device.
+        weight: [Co,2C,kh,kw], the half for u_i first, then the half for s, with the dtype and device of u.
         bias: [Co] or None.
-        sets: for packed u: `Sets`, or a list of lengths, a tensor of offsets, or one int (equal sets). Else None.
-        stride, dilation: an int or (height, width), >= 1.
+        sets: for packed u: `Sets`, a list of set sizes, a tensor of offsets, or one int (equal sets). Else None.
+        stride: an int or (height, width), >= 1.
         padding: "same" (dilation * (k - 1) / 2 on each side, for odd k; with stride 1 the size is kept), or zeros on
             each side as an int or (height, width).
-        activation: "none", "relu", "leaky_relu", "prelu", "gelu" (the exact one) or "silu". Where no gradient is asked
-            for, a backend that can applies it as it writes y; else it is a pass of its own.
-        slope: of leaky_relu, a float (0.01); of prelu, a tensor [1] or [Co].
-        algorithm: "concat", "split", "centered", "fused" or "auto" (docs/design.md): the same result up to rounding.
+        dilation: an int or (height, width), >= 1.
+        negative_slope: act(x) is x where x >= 0, else negative_slope * x: 0 is ReLU, another number leaky ReLU, a
+            tensor [1] or [Co] PReLU. None: no activation. Without gradients the kernels apply it as they write y; with
+            gradients it is an operation of its own.
+        algorithm: "concat", "split", "centered", "fused" or "auto": the same result up to rounding.
         backend: "triton", "cpp", "torch" or "auto"; see `backends()`.
 
     Returns:
-        y [N,Co,H',W'] packed, dense [B,K,Co,H',W'] or jagged, as u was; channels_last where u or weight is.
+        y [N,Co,H',W'] packed, dense [B,K,Co,H',W'] or jagged, as u was; channels_last if u or weight is.
 
     Raises:
-        ValueError: shapes, sizes, devices or names that do not fit; TypeError: dtypes or kinds that do not fit.
+        ValueError: shapes, sizes, devices or names that do not fit.
+        TypeError: dtypes or types that do not fit.
     """
     jagged_offsets = dense_shape = None
     if u.is_nested:
@@ -75,15 +75,18 @@ def interconv2d(
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
-    act = _activation(activation, slope, u, weight)
+    negative_slope = _check_slope(negative_slope, u, weight)
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
-    if act.name == "none" or (
-        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, weight, bias, act.slope))
+    if negative_slope is None:
+        y = InterConvFunction.apply(u, weight, bias, *index, *settings)
+    elif torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in (u, weight, bias, negative_slope)
     ):
-        y = act(InterConvFunction.apply(u, weight, bias, *index, *settings))
+        y = leaky_relu(InterConvFunction.apply(u, weight, bias, *index, *settings), negative_slope)
     else:
-        y = torch.ops.interconv.interconv2d_activated(u, weight, bias, act.slope, *index, act.name, *settings)
+        slope = torch.as_tensor(negative_slope, dtype=u.dtype, device=u.device).expand(weight.shape[0])
+        y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     if jagged_offsets is not None:
         return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
     return y if dense_shape is None else y.unflatten(0, dense_shape)
@@ -93,23 +96,35 @@ def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Ten
     """s_b = (1/K_b) sum_{i in b} u_i, pixel by pixel and feature by feature (paper, Eq. 1); zero for an empty set.
 
     Args:
-        u: [N, ...] floating point, rank >= 2. sets: as in `interconv2d`.
+        u: [N, ...], floating point, rank >= 2.
+        sets: as in `interconv2d`.
+        backend: as in `interconv2d`.
 
     Returns:
-        s [B, ...] in u's dtype (bfloat16 and float16 are summed in float32).
+        s [B, ...] in the dtype of u (bfloat16 and float16 are summed in float32).
 
     Raises:
-        ValueError, TypeError: sets that do not fit u, a rank below 2, a dtype that is not floating point, unknown
-            names.
+        ValueError: sets that do not fit u, or an unknown name.
+        TypeError: a rank below 2, or a dtype that is not floating point.
     """
     sets = _check_set_op(u, sets, backend)
     return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
 
 
 def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Tensor:
-    """c_i = concat(u_i, s), the convolution's input (paper, Eq. 1-2): [N,C,...] -> [N,2C,...], u first.
+    """c_i = concat(u_i, s), the input of the convolution (paper, Eq. 1-2).
 
-    Args, raises: as `set_mean`.
+    Args:
+        u: [N,C,...], floating point, rank >= 2.
+        sets: as in `interconv2d`.
+        backend: as in `interconv2d`.
+
+    Returns:
+        c [N,2C,...], the channels of u first.
+
+    Raises:
+        ValueError: sets that do not fit u, or an unknown name.
+        TypeError: a rank below 2, or a dtype that is not floating point.
     """
     sets = _check_set_op(u, sets, backend)
     return torch.ops.interconv.concat_set_mean(u, sets.offsets, sets.set_ids, backend)
@@ -133,8 +148,7 @@ def _from_dense(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:
 
 
 def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:
-    """The packed samples, offsets and sets of a jagged nested tensor; one `Sets` for each offsets tensor, so once a
-    batch."""
+    """The packed samples, offsets and sets of a jagged nested tensor."""
     if u.layout != torch.jagged or u.dim() != 5:
         raise ValueError(f"nested u has layout {u.layout} and {u.dim()} dimensions: expected torch.jagged, [B,j,C,H,W]")
     if sets is not None:
@@ -144,11 +158,7 @@ def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:
             "nested u has holes (lengths beside offsets): expected one without, as nested_tensor_from_jagged makes"
         )
     offsets = u.offsets()
-    made = getattr(offsets, "_interconv_sets", None)
-    if made is None:
-        made = Sets.from_offsets(offsets, u.values().shape[0], u.device)
-        offsets._interconv_sets = made
-    return u.values(), offsets, made
+    return u.values(), offsets, sets_of_jagged(offsets, u.values().shape[0], u.device)
 
 
 def cast_for_autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -187,26 +197,21 @@ def _check_tensors(u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise ValueError(f"{name} is on {x.device}, u is on {u.device}: expected one device")
 
 
-def _activation(name: str, slope: float | Tensor | None, u: Tensor, weight: Tensor) -> Activation:
-    if name not in ACTIVATIONS:
-        raise unknown_name("activation", name, ACTIVATIONS)
-    if name == "leaky_relu" and not isinstance(slope, Tensor):
-        return Activation(name, u.new_full((1,), 0.01 if slope is None else slope))
-    if name == "prelu":
-        if not isinstance(slope, Tensor) or slope.shape not in ((1,), (weight.shape[0],)):
-            given = tuple(slope.shape) if isinstance(slope, Tensor) else slope
-            raise ValueError(f"slope of prelu is {given}: expected a tensor [1] or [Co] = [{weight.shape[0]}]")
-        return Activation(name, slope.to(u.dtype))
-    if slope is not None:
-        raise ValueError(
-            f"slope = {slope} with activation {name!r}: expected none (a float for leaky_relu, a tensor for prelu)"
-        )
-    return Activation(name)
+def _check_slope(slope: float | Tensor | None, u: Tensor, weight: Tensor) -> float | Tensor | None:
+    if not isinstance(slope, Tensor):
+        if isinstance(slope, bool) or not isinstance(slope, (int, float, type(None))):
+            raise TypeError(f"negative_slope = {slope!r}: expected a number, a tensor or None")
+        return slope
+    if slope.shape not in ((1,), (weight.shape[0],)):
+        raise ValueError(f"negative_slope has shape {tuple(slope.shape)}: expected [1] or [Co] = [{weight.shape[0]}]")
+    if slope.device != u.device:
+        raise ValueError(f"negative_slope is on {slope.device}, u is on {u.device}: expected one device")
+    return slope.to(u.dtype)
 
 
 def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Conv:
     kernel = (weight.shape[2], weight.shape[3])
-    strides, dilations = int_pair("stride", stride, least=1), int_pair("dilation", dilation, least=1)
+    strides, dilations = int_pair("stride", stride, minimum=1), int_pair("dilation", dilation, minimum=1)
     conv = Conv(strides, resolve_padding(padding, kernel, dilations), dilations)
     size = conv.output_size(u.shape[2:], kernel)
     if min(size) < 1:
@@ -217,25 +222,23 @@ def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -
 
 
 def resolve_padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
-    """Zeros on each side along (height, width); "same" is dilation * (k - 1) / 2 and wants an odd kernel."""
+    """Zeros on each side along (height, width); "same" is dilation * (k - 1) / 2, for odd kernels."""
     if isinstance(padding, str):
         if padding != "same":
             raise unknown_name("padding", padding, ["same"])
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-            raise ValueError(
-                f'padding "same" with kernel {kernel}: expected odd sizes (or give the padding as numbers)'
-            )
+            raise ValueError(f'padding "same" with kernel {kernel}: expected odd sizes, or the padding as numbers')
         return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
-    return int_pair("padding", padding, least=0)
+    return int_pair("padding", padding, minimum=0)
 
 
-def int_pair(name: str, value: Any, least: int) -> tuple[int, int]:
+def int_pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     """An int or a pair of ints as (height, width)."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in pair):
         raise TypeError(f"{name} = {value!r}: expected an int or a pair (height, width) of ints")
-    if min(pair) < least:
-        raise ValueError(f"{name} = {value!r}: expected at least {least}")
+    if min(pair) < minimum:
+        raise ValueError(f"{name} = {value!r}: expected at least {minimum}")
     return pair[0], pair[1]
 
 

@@ -1,4 +1,4 @@
-"""Memory formats: every kernel sees dense rows, one row a sample, in NCHW or in channels_last order."""
+"""Memory formats: every kernel sees dense rows, one per sample, in NCHW or channels_last order."""
 
 from __future__ import annotations
 
@@ -16,20 +16,9 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def empty_rows(like: Tensor, rows: int, channels: int | None = None) -> Tensor:
-    """Uninitialised [rows, C, ...] with the dtype, device, trailing sizes and memory format of the dense tensor
-    `like`."""
+    """Uninitialised [rows, C, ...] with dtype, device, trailing sizes and memory format of the dense tensor `like`."""
     shape = (rows, like.shape[1] if channels is None else channels, *like.shape[2:])
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format(like))
-
-
-def set_add_rows(
-    y: Tensor | None, t: Tensor, num_rows: int, out: Tensor | None, block: tuple[int, int] | None
-) -> tuple[int, int, Tensor, torch.memory_format]:
-    """How every backend's set_add begins: (first sample, one past the last, `out` or room for it, format of all)."""
-    lo, hi = block or (0, num_rows)
-    if out is None:
-        out = empty_rows(t, hi - lo) if y is None else torch.empty_like(y)
-    return lo, hi, out, memory_format(t if y is None else y)
 
 
 def flat(x: Tensor, fmt: torch.memory_format) -> Tensor:
@@ -42,9 +31,9 @@ def flat(x: Tensor, fmt: torch.memory_format) -> Tensor:
 def block_rows(x: Tensor, row_numel: int, weight_numel: int) -> int:
     """How many samples of `row_numel` elements to convolve in one call: all of them, except on the CPU.
 
-    There a block keeps the call's input, its reordered copies and its output in the cache and below the size at which
-    the allocator maps fresh memory. It must outweigh the weights, which every call packs anew. NCHW, which oneDNN
-    reorders, wants smaller blocks. Measured: docs/design.md, "Blocks".
+    There a block keeps the input of the call, its reordered copies and its output in the cache and below the size at
+    which the allocator maps new memory. It must be large beside the weights, which every call packs again. NCHW, which
+    oneDNN reorders, needs smaller blocks. The measurements are in the docs under "How the CPU layers work".
     """
     if x.device.type != "cpu":
         return max(1, x.shape[0])
@@ -58,7 +47,7 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 
 def common_format(u: Tensor, weight: Tensor) -> torch.memory_format:
-    """The format a convolution of u works and answers in: channels_last if either tensor is, as in nn.Conv2d."""
+    """The format of a convolution of u and of its result: channels_last if either tensor is, as in nn.Conv2d."""
     return (
         torch.channels_last
         if torch.channels_last in (memory_format(u), memory_format(weight))

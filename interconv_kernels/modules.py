@@ -15,19 +15,34 @@ from .set_context import current_sets, use_sets
 from .sets import as_sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+
 
 class InterConv2d(nn.Module):
-    """The InterConv layer: y_i = conv(concat(u_i, s); weight) + bias, s = mean of the sample's set (paper, Eq. 1-3).
+    """The InterConv layer: y_i = act(conv(concat(u_i, s); weight) + bias), s the mean of the sample's set (Eq. 1-3).
 
-    Channels are counted per sample. The weight [Co, 2C, kh, kw] has the half for u_i first, then the half for s; it
-    starts as nn.Conv2d(2C, Co) would. State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as they are.
+    Channels are counted per sample. The weight [Co,2C,kh,kw] has the half for u_i first, then the half for s; it is
+    initialised as that of nn.Conv2d(2C, Co). State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as
+    they are.
 
     Args:
-        in_channels: C. out_channels: Co, default C. kernel_size: an int or (height, width).
-        stride, padding, dilation, algorithm, backend: as in `interconv2d`. bias: whether to learn one.
+        in_channels: C.
+        out_channels: Co, by default C.
+        kernel_size: an int or (height, width).
+        stride: as in `interconv2d`.
+        padding: as in `interconv2d`.
+        dilation: as in `interconv2d`.
+        bias: whether to learn a bias.
+        activation: nn.ReLU, nn.LeakyReLU or nn.PReLU, applied to the result; without gradients by the kernels
+            themselves. None: no activation.
+        algorithm: as in `interconv2d`.
+        backend: as in `interconv2d`.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Raises:
-        ValueError, TypeError: sizes below 1, kinds that do not fit, an even kernel with padding "same", unknown names.
+        ValueError: sizes below 1, an even kernel with padding "same", or unknown names.
+        TypeError: types that do not fit, or another activation.
     """
 
     def __init__(
@@ -39,6 +54,7 @@ class InterConv2d(nn.Module):
         padding: Padding = "same",
         dilation: int | tuple[int, int] = 1,
         bias: bool = True,
+        activation: nn.Module | None = None,
         algorithm: Algorithm = "auto",
         backend: BackendName = "auto",
         device: torch.device | str | None = None,
@@ -46,11 +62,10 @@ class InterConv2d(nn.Module):
     ):
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        self.in_channels, self.out_channels = int_pair(
-            "(in_channels, out_channels)", (in_channels, out_channels), least=1
-        )
-        self.kernel_size = int_pair("kernel_size", kernel_size, least=1)
-        self.stride, self.dilation = int_pair("stride", stride, least=1), int_pair("dilation", dilation, least=1)
+        channels = int_pair("(in_channels, out_channels)", (in_channels, out_channels), minimum=1)
+        self.in_channels, self.out_channels = channels
+        self.kernel_size = int_pair("kernel_size", kernel_size, minimum=1)
+        self.stride, self.dilation = int_pair("stride", stride, minimum=1), int_pair("dilation", dilation, minimum=1)
         self.padding = resolve_padding(padding, self.kernel_size, self.dilation)
         if algorithm not in NAMES:
             raise unknown_name("algorithm", algorithm, NAMES)
@@ -59,19 +74,31 @@ class InterConv2d(nn.Module):
         shape = (self.out_channels, 2 * self.in_channels, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        if activation is not None and type(activation) not in ACTIVATIONS:
+            raise TypeError(f"activation = {activation!r}: expected nn.ReLU, nn.LeakyReLU, nn.PReLU or None")
+        self.activation = activation
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight and bias uniform in +-1/sqrt(2C kh kw), as nn.Conv2d(2C, Co) starts."""
+        """Samples weight and bias uniformly from +-1/sqrt(2C kh kw), as nn.Conv2d(2C, Co) does."""
         bound = self.weight[0].numel() ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, u: Tensor, sets: SetsLike | None = None) -> Tensor:
-        """u [N,C,H,W] with sets, dense [B,K,C,H,W] or jagged -> the same with Co channels; see `interconv2d`.
+        """Applies the layer.
 
-        Packed u without `sets` takes those of the enclosing `use_sets` or `SetModel`; ValueError where there are none.
+        Args:
+            u: packed [N,C,H,W], dense [B,K,C,H,W] or jagged, as in `interconv2d`.
+            sets: as in `interconv2d`. Packed u without `sets` uses those of the enclosing `use_sets` or `SetModel`.
+
+        Returns:
+            y of the same form, with Co channels.
+
+        Raises:
+            ValueError: no sets; and as in `interconv2d`.
+            TypeError: as in `interconv2d`.
         """
         if sets is None and u.dim() == 4 and not u.is_nested:
             sets = current_sets()
@@ -88,6 +115,7 @@ class InterConv2d(nn.Module):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            negative_slope=_slope_of(self.activation),
             algorithm=self.algorithm,
             backend=self.backend,
         )
@@ -101,17 +129,27 @@ class InterConv2d(nn.Module):
         return text + ("" if self.backend == "auto" else f", backend={self.backend!r}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the authors' names: their layer holds its convolution as `conv`."""
+        """Accepts the authors' names: their layer has its convolution as `conv`."""
         for name in ("weight", "bias"):
             if f"{prefix}conv.{name}" in state_dict and f"{prefix}{name}" not in state_dict:
                 state_dict[f"{prefix}{name}"] = state_dict.pop(f"{prefix}conv.{name}")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class SetModel(nn.Module):
-    """A network that only passes x, as one that takes sets: `SetModel(network)(x, sets)`.
+def _slope_of(activation: nn.Module | None) -> float | Tensor | None:
+    """`negative_slope` of `interconv2d`."""
+    if isinstance(activation, nn.PReLU):
+        return activation.weight
+    if isinstance(activation, nn.LeakyReLU):
+        return activation.negative_slope
+    return None if activation is None else 0.0
 
-    `sets` (as in `interconv2d`) are made once for x's first dimension and reach every InterConv2d inside.
+
+class SetModel(nn.Module):
+    """Wraps a network that only passes x, so that it takes sets: `SetModel(network)(x, sets)`.
+
+    Args:
+        network: any network with InterConv2d layers.
     """
 
     def __init__(self, network: nn.Module):
@@ -119,5 +157,13 @@ class SetModel(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, sets: SetsLike, *args: Any, **kwargs: Any) -> Any:
+        """network(x, *args, **kwargs), where every InterConv2d that is given no sets uses these.
+
+        Args:
+            x: [N, ...].
+            sets: as in `interconv2d`, for the first dimension of x.
+            *args: passed on.
+            **kwargs: passed on.
+        """
         with use_sets(as_sets(sets, x.shape[0], x.device)):
             return self.network(x, *args, **kwargs)

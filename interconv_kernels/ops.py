@@ -1,21 +1,10 @@
 """The library's operators, `torch.ops.interconv.*`: one schema and one fake each, whatever the backend.
 
-Set operations on packed tensors of any rank >= 2. K_b is the size of set b, b(i) the set of sample i; addresses are
-int64, sums float32 (float64 for float64). Results are new tensors in the format (contiguous or channels_last) of the
-first one.
-
-    set_reduce(x [N,...], mean)               [B,...]   sum of x_i over each set, or the mean; zero for an empty set
-    set_add(y [N,...] or None, t [B,...], mean) [N,...] y_i + t_b(i), or y_i + t_b(i) / K_b(i)
-    concat_set_mean(u [N,C,...])              [N,2C,...] [u_i | mean of set b(i)] (paper, Eq. 1-2)
-    concat_set_mean_backward(g [N,2C,...])    [N,C,...] its adjoint: g_own_i + (sum of g_set over the set) / K
-    center(x [N,...], from_mean)              [B,...], [N-B,...]   each set's mean; each sample but the set's last, less
-                                              that last one (or less the mean)
-    uncenter(mean [B,...], dev [N-B,...])     [N,...]   what center(x, from_mean=False) was made from:
-                                              x_K = mean - (sum of dev) / K, x_i = x_K + dev_i
-
-The layer itself is interconv2d and interconv2d_backward (`interconv_kernels/algorithms.py`); interconv2d_activated is
-act(interconv2d), for inference. These three, `center` and `uncenter` want sets that are not empty. `center`, `uncenter`
-and interconv2d_activated have no derivatives; the others have, of any order.
+The set operations `set_reduce`, `set_add`, `concat_set_mean`, `concat_set_mean_backward`, `center` and `uncenter` are
+those of `SetOps` (`_backends/contract.py`), on tensors of any layout. The layer is `interconv2d` and
+`interconv2d_backward`; `interconv2d_leaky_relu` applies a leaky ReLU with slopes [Co] to its result, for inference.
+These three, `center` and `uncenter` need sets that are not empty. `center`, `uncenter` and `interconv2d_leaky_relu`
+have no derivatives; the others have derivatives of any order.
 """
 
 from __future__ import annotations
@@ -28,7 +17,7 @@ from torch import Tensor
 
 from . import algorithms
 from ._backends import get as get_backend
-from .activation import Activation
+from .choice import choose
 from .convolution import Conv
 from .layout import common_format, dense, empty_rows, memory_format
 from .sets import SetIndex
@@ -40,7 +29,7 @@ _CONV = "int[2] stride, int[2] padding, int[2] dilation, str algorithm, str back
 
 
 def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Define interconv::<schema>, implemented on every device by the decorated function, which picks the backend."""
+    """Defines interconv::<schema>, implemented on every device by the decorated function, which picks the backend."""
     name = schema.split("(")[0]
 
     def define(impl: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +49,7 @@ def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 @_op(f"set_reduce(Tensor x, {_SETS}, bool mean, str backend) -> Tensor")
 def set_reduce(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
-    return get_backend(backend, x.device).set_reduce(dense(x), SetIndex(offsets, set_ids), mean)
+    return get_backend(backend, x.device).set_ops.set_reduce(dense(x), SetIndex(offsets, set_ids), mean)
 
 
 @_fake("set_reduce")
@@ -72,7 +61,8 @@ def _(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> 
 def set_add(y: Tensor | None, t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
     fmt = memory_format(t if y is None else y)
     y = None if y is None else dense(y, fmt)
-    return get_backend(backend, t.device).set_add(y, dense(t, fmt), SetIndex(offsets, set_ids), mean)
+    out = empty_rows(t if y is None else y, set_ids.shape[0])
+    return get_backend(backend, t.device).set_ops.set_add(y, dense(t, fmt), SetIndex(offsets, set_ids), mean, out)
 
 
 @_fake("set_add")
@@ -82,7 +72,7 @@ def _(y: Tensor | None, t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool,
 
 @_op(f"concat_set_mean(Tensor u, {_SETS}, str backend) -> Tensor")
 def concat_set_mean(u: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
-    return get_backend(backend, u.device).concat_set_mean(dense(u), SetIndex(offsets, set_ids))
+    return get_backend(backend, u.device).set_ops.concat_set_mean(dense(u), SetIndex(offsets, set_ids))
 
 
 @_fake("concat_set_mean")
@@ -92,7 +82,7 @@ def _(u: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
 
 @_op(f"concat_set_mean_backward(Tensor g, {_SETS}, str backend) -> Tensor")
 def concat_set_mean_backward(g: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
-    return get_backend(backend, g.device).concat_set_mean_backward(dense(g), SetIndex(offsets, set_ids))
+    return get_backend(backend, g.device).set_ops.concat_set_mean_backward(dense(g), SetIndex(offsets, set_ids))
 
 
 @_fake("concat_set_mean_backward")
@@ -102,7 +92,7 @@ def _(g: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
 
 @_op(f"center(Tensor x, {_SETS}, bool from_mean, str backend) -> (Tensor, Tensor)")
 def center(x: Tensor, offsets: Tensor, set_ids: Tensor, from_mean: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return get_backend(backend, x.device).center(dense(x), SetIndex(offsets, set_ids), from_mean)
+    return get_backend(backend, x.device).set_ops.center(dense(x), SetIndex(offsets, set_ids), from_mean)
 
 
 @_fake("center")
@@ -114,7 +104,9 @@ def _(x: Tensor, offsets: Tensor, set_ids: Tensor, from_mean: bool, backend: str
 @_op(f"uncenter(Tensor mean, Tensor dev, {_SETS}, str backend) -> Tensor")
 def uncenter(mean: Tensor, dev: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
     fmt = memory_format(mean)
-    return get_backend(backend, mean.device).uncenter(dense(mean, fmt), dense(dev, fmt), SetIndex(offsets, set_ids))
+    return get_backend(backend, mean.device).set_ops.uncenter(
+        dense(mean, fmt), dense(dev, fmt), SetIndex(offsets, set_ids)
+    )
 
 
 @_fake("uncenter")
@@ -166,9 +158,8 @@ for _name, _formula, _setup in (
 
 
 @_op(f"interconv2d(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
-def interconv2d(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-    settings = (stride, padding, dilation, algorithm, backend)
-    return interconv2d_activated(u, weight, bias, None, offsets, set_ids, "none", *settings)
+def interconv2d(u, weight, bias, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
+    return _forward(u, weight, bias, None, SetIndex(offsets, set_ids), *settings)
 
 
 @_fake("interconv2d")
@@ -176,37 +167,36 @@ def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, b
     return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
 
 
-@_op(
-    f"interconv2d_activated(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, {_SETS}, str activation, {_CONV})"
-    " -> Tensor"
-)
-def interconv2d_activated(
+@_op(f"interconv2d_leaky_relu(Tensor u, Tensor weight, Tensor? bias, Tensor slope, {_SETS}, {_CONV}) -> Tensor")
+def interconv2d_leaky_relu(u, weight, bias, slope, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
+    return _forward(u, weight, bias, slope.contiguous(), SetIndex(offsets, set_ids), *settings)
+
+
+@_fake("interconv2d_leaky_relu")
+def _(u, weight, bias, slope, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
+    return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
+
+
+def _forward(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     slope: Tensor | None,
-    offsets: Tensor,
-    set_ids: Tensor,
-    activation: str,
+    sets: SetIndex,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     algorithm: str,
-    backend: str,
+    backend_name: str,
 ) -> Tensor:
     conv = _conv(u, weight, stride, padding, dilation)
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
-    bias, slope = (None if x is None else x.contiguous() for x in (bias, slope))  # a gradient's may be expanded
-    sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
-    algorithm = algorithms.choose(set_ops, algorithm, "forward", conv, u, weight, sets.num_sets)
-    return algorithms.forward(set_ops, algorithm, conv, u, weight, bias, sets, Activation(activation, slope))
-
-
-@_fake("interconv2d_activated")
-def _(u, weight, bias, slope, offsets, set_ids, activation, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-    return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
+    bias = None if bias is None else bias.contiguous()  # that of a gradient may be expanded
+    backend = get_backend(backend_name, u.device)
+    choice = choose(backend, algorithm, "forward", conv, u, weight, sets)
+    return algorithms.forward(backend, choice, conv, u, weight, bias, sets, slope)
 
 
 def _conv(u: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
@@ -240,9 +230,9 @@ def interconv2d_backward(
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
-    sets, set_ops = SetIndex(offsets, set_ids), get_backend(backend, u.device)
-    algorithm = algorithms.choose(set_ops, algorithm, "backward", conv, u, dense_weight, sets.num_sets)
-    grads = algorithms.backward(set_ops, algorithm, conv, g, u, dense_weight, sets, need)
+    sets, chosen = SetIndex(offsets, set_ids), get_backend(backend, u.device)
+    choice = choose(chosen, algorithm, "backward", conv, u, dense_weight, sets)
+    grads = algorithms.backward(chosen, choice, conv, g, u, dense_weight, sets, need)
     formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
     return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))
 

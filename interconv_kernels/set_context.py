@@ -31,8 +31,8 @@ def current_sets() -> SetsLike | None:
 class use_sets:  # noqa: N801  (reads as a statement)
     """Within the block, every InterConv2d that is given no sets uses these.
 
-    `with ik.use_sets(sets): y = network(x)`. Blocks can be nested; the innermost counts. Each thread has its own. Create
-    `Sets` once and pass that: lengths, offsets or an int are converted again by each layer.
+    `with ik.use_sets(sets): y = network(x)`. Blocks can be nested; the innermost counts. Each thread has its own.
+    Create `Sets` once and pass that: lengths, offsets or an int are converted again by each layer.
 
     Args:
         sets: `Sets`, a list of set sizes, a tensor of offsets, or one int for sets of equal size.

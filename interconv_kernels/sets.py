@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
 
 if TYPE_CHECKING:
     from .typing import SetsLike
@@ -22,14 +23,15 @@ INT32_MAX = 2**31 - 1
 class Sets:
     """The sets of a packed batch: set b holds the samples offsets[b] ... offsets[b+1]-1 of u [N, ...].
 
-    Make it once per batch (`from_lengths`, `from_offsets`, `from_size`), from host data where there is any, and hand
-    the same object to every layer: all checks that need values happen here, and nothing after it waits for the device.
+    Create it once per batch (`from_lengths`, `from_offsets`, `from_size`), from host data if possible, and pass the
+    same object to every layer: all checks that need values happen here, and nothing afterwards waits for the device.
 
     Attributes:
-        offsets: int32 [B+1], offsets[0] = 0, never falling, offsets[B] = N. Empty sets are allowed, and so is N = 0.
+        offsets: int32 [B+1], offsets[0] = 0, nondecreasing, offsets[B] = N. Empty sets and N = 0 are allowed.
         set_ids: int32 [N], the set of each sample.
-        live_offsets, live_ids: the same for the sets that are not empty, numbered without gaps: int32 [B'+1] and [N].
-            An empty set has no output, so the layers work on these. They are the tensors above where no set is empty.
+        live_offsets: int32 [B'+1], the offsets of the sets that are not empty. An empty set has no output, so the
+            layers use these. The same tensor as `offsets` if no set is empty.
+        live_ids: int32 [N], the set of each sample, counting only the sets that are not empty.
 
     `Sets` is a pytree node (torch.compile, torch.export and tree_map see its four tensors).
     """
@@ -44,8 +46,7 @@ class Sets:
         live_ids: Tensor,
         lengths: tuple[int, ...] | None = None,
     ):
-        """For tensors that are known to fit together; `from_lengths`, `from_offsets` and `from_size` check their
-        input."""
+        """For tensors that are known to fit together; `from_lengths`, `from_offsets` and `from_size` check theirs."""
         self.offsets = offsets
         self.set_ids = set_ids
         self.live_offsets = live_offsets
@@ -58,10 +59,14 @@ class Sets:
 
         Args:
             lengths: the set sizes, integers >= 0 (a sequence, an integer tensor or an array); N is their sum.
-            device: where the index tensors go; default: where `lengths` lives if it is a tensor, else the CPU.
+            device: of the index tensors; by default that of `lengths` if it is a tensor, else the CPU.
+
+        Returns:
+            Sets with B = len(lengths).
 
         Raises:
-            TypeError: a length is no integer. ValueError: a length is negative, or N does not fit int32.
+            TypeError: a length is not an integer.
+            ValueError: a length is negative, or N does not fit int32.
         """
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
@@ -79,7 +84,7 @@ class Sets:
     def from_offsets(
         cls, offsets: Sequence[int] | Tensor, num_samples: int | None = None, device: torch.device | str | None = None
     ) -> Sets:
-        """Sets from their borders: offsets [B+1] with offsets[0] = 0, never falling.
+        """Sets from their offsets [B+1], with offsets[0] = 0, nondecreasing.
 
         Args:
             offsets: integers (a sequence, an integer tensor or an array).
@@ -87,28 +92,34 @@ class Sets:
             device: as in `from_lengths`.
 
         Raises:
-            TypeError: an offset is no integer. ValueError: empty, not starting at 0, falling, or missing N.
+            TypeError: an offset is not an integer.
+            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N.
         """
         if device is None and isinstance(offsets, Tensor):
             device = offsets.device
-        borders = _host_integers(offsets, "offsets")
-        if not borders or borders[0] != 0:
-            raise ValueError(f"offsets {_short(borders)}: expected B+1 integers starting with 0")
-        for b in range(len(borders) - 1):
-            if borders[b + 1] < borders[b]:
-                raise ValueError(
-                    f"offsets fall from {borders[b]} to {borders[b + 1]} at index {b + 1}: expected them never to fall"
-                )
-        if num_samples is not None and borders[-1] != num_samples:
-            raise ValueError(f"offsets end at {borders[-1]}: expected the number of samples, N = {num_samples}")
-        return cls.from_lengths([hi - lo for lo, hi in pairwise(borders)], device or "cpu")
+        values = _host_integers(offsets, "offsets")
+        if not values or values[0] != 0:
+            raise ValueError(f"offsets {_short(values)}: expected B+1 integers starting with 0")
+        for b in range(len(values) - 1):
+            if values[b + 1] < values[b]:
+                change = f"from {values[b]} to {values[b + 1]} at index {b + 1}"
+                raise ValueError(f"offsets decrease {change}: expected nondecreasing offsets")
+        if num_samples is not None and values[-1] != num_samples:
+            raise ValueError(f"offsets end at {values[-1]}: expected the number of samples, N = {num_samples}")
+        return cls.from_lengths([hi - lo for lo, hi in pairwise(values)], device or "cpu")
 
     @classmethod
     def from_size(cls, size: int, num_samples: int, device: torch.device | str | None = None) -> Sets:
-        """Equal sets: N / size sets of `size` samples each. No set may be left incomplete.
+        """Equal sets: N / size sets of `size` samples each.
+
+        Args:
+            size: K, at least 1.
+            num_samples: N, a multiple of `size`.
+            device: as in `from_lengths`.
 
         Raises:
-            TypeError: `size` is no integer. ValueError: `size` < 1, or it does not divide N.
+            TypeError: `size` is not an integer.
+            ValueError: `size` < 1, or it does not divide N.
         """
         [size] = _host_integers([size], "set size")
         if size < 1:
@@ -122,7 +133,13 @@ class Sets:
 
     @classmethod
     def equal(cls, num_sets: int, size: int, device: torch.device | str | None = None) -> Sets:
-        """`num_sets` sets of `size` samples, made on the device by arithmetic alone (so that it can be traced)."""
+        """`num_sets` sets of `size` samples, computed on the device, so that it can be traced.
+
+        Args:
+            num_sets: B.
+            size: K, at least 0.
+            device: as in `from_lengths`.
+        """
         if size == 0:
             return cls.from_lengths([0] * num_sets, device)
         offsets = torch.arange(num_sets + 1, dtype=torch.int32, device=device) * size
@@ -131,10 +148,9 @@ class Sets:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The set sizes on the host. Known from the start when made from host data, else read back once."""
+        """The set sizes on the host: known from the start if created from host data, else read back once."""
         if self._lengths is None:
-            borders = self.offsets.tolist()
-            self._lengths = tuple(hi - lo for lo, hi in pairwise(borders))
+            self._lengths = tuple(hi - lo for lo, hi in pairwise(self.offsets.tolist()))
         return self._lengths
 
     @property
@@ -147,7 +163,12 @@ class Sets:
         return self.live_offsets.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Sets:
-        """The same sets with their index tensors on `device`; self if they are there already."""
+        """The same sets with their index tensors on `device`; self if they are there already.
+
+        Args:
+            device: where to.
+            non_blocking: as in `Tensor.to`.
+        """
         if torch.device(device) == self.offsets.device:
             return self
         offsets, ids = (t.to(device, non_blocking=non_blocking) for t in (self.offsets, self.set_ids))
@@ -166,14 +187,17 @@ class Sets:
 
 
 def as_sets(sets: SetsLike, num_samples: int, device: torch.device) -> Sets:
-    """What a caller may pass for `sets`, made into `Sets` that fit u [N, ...] on `device`.
+    """Converts what a caller may pass for `sets` to `Sets` that fit u [N, ...] on `device`.
 
-    A `Sets` is taken as it is; one int is the size of equal sets; an integer tensor is offsets; any other sequence of
-    integers is lengths.
+    Args:
+        sets: a `Sets`, returned as it is; one int, the size of equal sets; an integer tensor, offsets; any other
+            sequence of integers, lengths.
+        num_samples: N.
+        device: of u.
 
     Raises:
-        TypeError, ValueError: as the constructors of `Sets`, and where the sets hold another number of samples than N
-        or live on another device.
+        TypeError: as the constructors of `Sets`.
+        ValueError: likewise, and if the sets have another number of samples than N or are on another device.
     """
     if isinstance(sets, Sets):
         if sets.num_samples != num_samples:
@@ -204,9 +228,19 @@ def as_sets(sets: SetsLike, num_samples: int, device: torch.device) -> Sets:
     return Sets.from_size(size, num_samples, device)
 
 
+_of_jagged = WeakTensorKeyDictionary()  # offsets tensor -> Sets, for as long as the tensor lives
+
+
+def sets_of_jagged(offsets: Tensor, num_samples: int, device: torch.device) -> Sets:
+    """The `Sets` of a jagged nested tensor, created once for each offsets tensor, which all layers share."""
+    sets = _of_jagged.get(offsets)
+    if sets is None:
+        sets = _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)
+    return sets
+
+
 class SetIndex:
-    """The two index tensors of some sets as ops get them, with the borders on the host where reading them is free
-    (CPU)."""
+    """The two index tensors of some sets as operators get them, and their values on the host if they are on the CPU."""
 
     def __init__(self, offsets: Tensor, set_ids: Tensor):
         self.offsets = offsets
@@ -214,20 +248,24 @@ class SetIndex:
         self.num_sets = offsets.shape[0] - 1
         self.num_rows = set_ids.shape[0]
 
+    @property
+    def all_single(self) -> bool:
+        """Whether every set has one sample, if none is empty."""
+        return self.num_sets == self.num_rows
+
     @cached_property
-    def borders(self) -> list[int] | None:
-        """The offsets on the host, read when a form or backend first asks for them; None off the CPU."""
+    def host_offsets(self) -> list[int] | None:
+        """The offsets as Python integers, read on first use; None if they are not on the CPU."""
         return self.offsets.tolist() if self.offsets.device.type == "cpu" else None
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """(first sample, one past the last) of each set; host borders only."""
-        assert self.borders is not None
-        return list(zip(self.borders[:-1], self.borders[1:], strict=True))
+        """(first sample, one past the last) of each set; host offsets only."""
+        assert self.host_offsets is not None
+        return list(zip(self.host_offsets[:-1], self.host_offsets[1:], strict=True))
 
     def runs(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
-        """(b, first, end) for each set b with samples in lo ... hi-1; first and end count from lo. Host borders
-        only."""
+        """(b, first, end) for each set b with samples in lo ... hi-1, counted from lo. Host offsets only."""
         spans = self.spans
         runs = []
         for b in range(max(0, bisect_right(spans, lo, key=itemgetter(0)) - 1), len(spans)):
@@ -239,7 +277,7 @@ class SetIndex:
         return runs
 
     def part(self, first_set: int, end_set: int) -> SetIndex:
-        """The sets first_set ... end_set-1 alone, their samples counted from 0. Host borders only."""
+        """The sets first_set ... end_set-1 alone, their samples counted from 0. Host offsets only."""
         lo, hi = self.spans[first_set][0], self.spans[end_set - 1][1]
         return SetIndex(self.offsets[first_set : end_set + 1] - lo, self.set_ids[lo:hi] - first_set)
 
@@ -249,7 +287,7 @@ class SetIndex:
 
 
 def _host_integers(values: Any, what: str) -> list[int]:
-    """`values` as Python integers, one transfer at most; bools, floats and nested values are refused."""
+    """`values` as Python integers with at most one transfer; bools, floats and nested values are refused."""
     if isinstance(values, Tensor):
         if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise TypeError(
@@ -279,9 +317,9 @@ def _index_tensors(sizes: list[int]) -> tuple[Tensor, Tensor]:
     return counts.cumsum(0).to(torch.int32), ids
 
 
-def _short(numbers: Sequence[int], most: int = 8) -> str:
-    shown = ", ".join(map(str, numbers[:most]))
-    return f"[{shown}]" if len(numbers) <= most else f"[{shown}, ... {len(numbers)} in all]"
+def _short(numbers: Sequence[int], max_shown: int = 8) -> str:
+    shown = ", ".join(map(str, numbers[:max_shown]))
+    return f"[{shown}]" if len(numbers) <= max_shown else f"[{shown}, ... {len(numbers)} in all]"
 
 
 def _flatten(sets: Sets) -> tuple[list[Any], None]:
@@ -297,7 +335,7 @@ def _unflatten(tensors: Any, context: None) -> Sets:
     return Sets(*tensors)
 
 
-# The lengths are host data and no leaf: a graph must not depend on them. A rebuilt Sets reads them back if it is asked.
+# The lengths are host data and not a leaf: a graph must not depend on them. A rebuilt Sets reads them back if asked.
 pytree.register_pytree_node(
     Sets,
     _flatten,

@@ -1,10 +1,10 @@
-"""The paper's two placements of InterConv on a network that already exists.
+"""The paper's two placements of InterConv, for a network that already exists.
 
-* append (the paper's text and Fig. 3, the authors' layer): after a layer that gives F features comes an InterConv F ->
-F.
+* append (the paper's text and Fig. 3, the authors' layer): an InterConv F -> F follows each layer with F output
+features.
 * replace (the paper's parameter counts): each Conv(C -> Co) becomes an InterConv C -> Co.
 
-Both change the network in place and report what they did. The changed network takes its sets through `SetModel` or
+Both change the network in place and report what they did. The changed network gets its sets through `SetModel` or
 `use_sets`.
 """
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
 from .functional import int_pair
-from .modules import InterConv2d
+from .modules import ACTIVATIONS, InterConv2d
 from .typing import Algorithm, BackendName
 
 # Module types, a name pattern such as "encoder.*.conv", a predicate on (name, module), or several of the first two.
@@ -38,9 +39,9 @@ class SurgeryReport:
 
     Attributes:
         model: the changed network: the object that was given, unless that itself was a layer to change.
-        changed: for each layer its name, what it was and what it is now.
-        skipped: for each selected layer that had to stay, its name and the reason.
-        parameters: the network's number of parameters (before, after).
+        changed: (name, before, after) of each changed layer.
+        skipped: (name, reason) of each selected layer that was left as it is.
+        parameters: the number of parameters of the network, (before, after).
     """
 
     model: nn.Module
@@ -60,24 +61,29 @@ def replace_with_interconv(
     select: Selector = nn.Conv2d,
     *,
     keep_outputs: bool = True,
+    merge_activations: bool = False,
     algorithm: Algorithm = "auto",
     backend: BackendName = "auto",
 ) -> SurgeryReport:
-    """Make every selected nn.Conv2d(C, Co) an InterConv2d(C, Co) of the same kernel, stride, padding and dilation.
+    """Replaces every selected nn.Conv2d(C, Co) by an InterConv2d(C, Co) of the same kernel, stride and so on.
 
     Args:
         model: any network; changed in place.
-        select: which modules: types, name patterns (as in fnmatch) or a predicate (name, module) -> bool. Default:
+        select: which modules: types, name patterns (as in fnmatch) or a predicate (name, module) -> bool. By default
             every nn.Conv2d.
-        keep_outputs: start with Wu = W, Ws = 0 and the same bias, so that a trained network's outputs are at first
-            unchanged for any set size. False: the InterConv's own fresh weights, to train from scratch.
-        algorithm, backend: handed to the layers.
+        keep_outputs: start with Wu = W, Ws = 0 and the same bias, so that the outputs of a trained network are
+            unchanged at first, for any set size. False: new weights, to train from scratch.
+        merge_activations: in an nn.Sequential, move an nn.ReLU, nn.LeakyReLU or nn.PReLU that directly follows a
+            replaced layer into that layer (`InterConv2d(activation=...)`), which makes inference faster; nn.Identity
+            takes its place.
+        algorithm: of the new layers.
+        backend: of the new layers.
 
     Returns:
         SurgeryReport. Grouped convolutions and padding modes other than zeros stay, with the reason in `skipped`.
 
     Raises:
-        ValueError: nothing was changed, with what was selected and why it stayed.
+        ValueError: nothing was changed; the message says what was selected and why it stayed.
     """
 
     def build(name: str, module: nn.Module) -> nn.Module | str:
@@ -111,7 +117,10 @@ def replace_with_interconv(
                     layer.bias.copy_(module.bias)
         return layer
 
-    return _operate(model, select, build)
+    report = _operate(model, select, build)
+    if merge_activations:
+        _merge_activations(report)
+    return report
 
 
 def append_interconv(
@@ -123,16 +132,17 @@ def append_interconv(
     algorithm: Algorithm = "auto",
     backend: BackendName = "auto",
 ) -> SurgeryReport:
-    """Put an InterConv2d(F, F) after every selected layer: nn.Sequential(layer, InterConv2d) takes the layer's place.
+    """Adds an InterConv2d(F, F) after every selected layer: nn.Sequential(layer, InterConv2d) replaces the layer.
 
     Args:
         model: any network; changed in place.
-        after: which modules, as `select` in `replace_with_interconv`. A module's F is its `out_channels` or
+        after: which modules, as `select` in `replace_with_interconv`. F of a module is its `out_channels` or
             `num_features`, or that of the last child that has one.
         kernel_size: odd; the paper uses 3 in convolutional networks and 1 in transformers.
-        keep_outputs: start with Wu = identity, Ws = 0 and no bias, so that a trained network's outputs are at first
-            unchanged for any set size. False: fresh weights, to train from scratch.
-        algorithm, backend: handed to the layers.
+        keep_outputs: start with Wu = identity, Ws = 0 and zero bias, so that the outputs of a trained network are
+            unchanged at first, for any set size. False: new weights, to train from scratch.
+        algorithm: of the new layers.
+        backend: of the new layers.
 
     Returns:
         SurgeryReport, with layers of unknown F in `skipped`.
@@ -140,7 +150,7 @@ def append_interconv(
     Raises:
         ValueError: nothing was changed, or an even kernel.
     """
-    int_pair("kernel_size", kernel_size, least=1)
+    int_pair("kernel_size", kernel_size, minimum=1)
 
     def build(name: str, module: nn.Module) -> nn.Module | str:
         features = _features(module)
@@ -167,10 +177,10 @@ def append_interconv(
 
 
 def _operate(model: nn.Module, select: Selector, build: Callable[[str, nn.Module], nn.Module | str]) -> SurgeryReport:
-    """Put build(name, module) in the place of each selected module; a string is the reason why it stays."""
+    """Replaces each selected module by build(name, module); a string is the reason why it stays."""
     report = SurgeryReport(model, parameters=(_count(model), 0))
     wanted = _predicate(select)
-    built: dict[int, nn.Module | str] = {}  # a module that stands in several places is changed once, in all of them
+    built: dict[int, nn.Module | str] = {}  # a module in several places is changed once, in all of them
     for name, parent, key, module in list(_places(model)):
         if not wanted(name, module):
             continue
@@ -193,6 +203,26 @@ def _operate(model: nn.Module, select: Selector, build: Callable[[str, nn.Module
             f"nothing to change in {type(model).__name__}: {select!r} selects {len(report.skipped)} layers{reasons}"
         )
     return report
+
+
+def _merge_activations(report: SurgeryReport) -> None:
+    """Moves activations that directly follow a changed layer in an nn.Sequential into that layer."""
+    changed = {name for name, _, _ in report.changed}
+    for name, parent in list(report.model.named_modules()):
+        children = list(parent.named_children()) if type(parent) is nn.Sequential else []
+        for (key, layer), (next_key, activation) in pairwise(children):
+            full_name = f"{name}.{key}" if name else key
+            if full_name not in changed or type(activation) not in ACTIVATIONS or _has_hooks(activation):
+                continue
+            assert isinstance(layer, InterConv2d)
+            layer.activation = activation
+            parent._modules[next_key] = nn.Identity()
+            i = next(i for i, entry in enumerate(report.changed) if entry[0] == full_name)
+            report.changed[i] = (full_name, f"{report.changed[i][1]} + {_brief(activation)}", _brief(layer))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _places(
@@ -237,7 +267,9 @@ def _features(module: nn.Module) -> int | None:
 def _brief(module: nn.Module) -> str:
     if isinstance(module, nn.Sequential):
         return " + ".join(_brief(child) for child in module)
-    return f"{type(module).__name__}({module.extra_repr()})"
+    activation = getattr(module, "activation", None)
+    merged = f", activation={_brief(activation)}" if isinstance(activation, ACTIVATIONS) else ""
+    return f"{type(module).__name__}({module.extra_repr()}{merged})"
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,17 +1,16 @@
-"""`ik.tune`: measure, on the GPU at hand, which algorithm and which tiles are fastest for a network's layers."""
+"""`ik.tune`: measures on the GPU at hand which algorithm and which tiles are fastest for the layers of a network."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ._backends import get as get_backend
-from ._backends import triton as triton_backend
+from ._backends.contract import Direction, Record, TunableLayer
 from .convolution import Conv
 from .functional import cast_for_autocast
 from .layout import common_format
@@ -19,11 +18,11 @@ from .modules import InterConv2d
 from .sets import Sets
 
 logger = logging.getLogger("interconv_kernels")
-Record = dict[str, Any]
+DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
 
 class _Layer(NamedTuple):
-    """What a layer was seen to do: all that its speed depends on."""
+    """What a layer was called with: all that its speed depends on."""
 
     conv: Conv
     size: tuple[int, int]
@@ -34,34 +33,39 @@ class _Layer(NamedTuple):
 def tune(model: nn.Module, *inputs: Any, lengths: Sequence[int] = (4, 1, 8, 3)) -> dict[str, Record]:
     """Measures every InterConv2d of `model` and keeps what was fastest for `algorithm="auto"`, now and in later runs.
 
-    The model is called once, `model(*inputs)`, to see its layers' image sizes and dtypes (autocast as it is then).
-    For each kind of layer the vendor's convolution with our set kernels and every tile of the fused kernels are timed,
-    forward and backward, on random sets of `lengths`. The result is kept in `tuned.json` (interconv_kernels in
-    $XDG_CACHE_HOME or ~/.cache), by device and triton version, and by C, Co, kernel, stride, dilation, dtype, format
-    and the power of two nearest to H W: never by N, B or set sizes, so a ragged stream of batches is tuned once.
+    The model is called once, `model(*inputs)`, to see the image sizes and dtypes of its layers (under autocast as it is
+    then). For each kind of layer, the vendor's convolution with our set kernels and every tile of the fused kernels are
+    timed, forward and backward, on random sets of `lengths`. The result is kept in `tuned.json` (in interconv_kernels
+    in $XDG_CACHE_HOME or ~/.cache), by device and triton version, and by C, Co, kernel, stride, dilation, dtype, format
+    and the power of two nearest to H W: never by N, B or set sizes, so a stream of ragged batches is tuned once.
+
+    Args:
+        model: a network on the GPU with InterConv2d layers.
+        *inputs: what it is called with.
+        lengths: the set sizes that layers are timed on.
 
     Returns:
         {"forward C64 Co64 k3x3 ...": {"algorithm": "fused" or "vendor", "tiles", "milliseconds": {candidate: median}}}
 
     Raises:
-        ValueError: backend "triton" cannot run on the model's device, with the reason; or the model has no InterConv2d.
+        ValueError: backend "triton" cannot run on the device of the model, with the reason; or the model has no
+            InterConv2d.
     """
-    layers = _seen(model, inputs)
+    layers = _layers_of(model, inputs)
     if not layers:
         raise ValueError(f"{type(model).__name__} called no InterConv2d on packed input: nothing to tune")
     device = layers[0].weight.device
-    if (reason := triton_backend.can_run(device)) is not None:
-        raise ValueError(f"nothing to tune on {device}: {reason}")
-    ops = get_backend("triton", device)
+    fused = get_backend("triton", device).tunable
+    assert fused is not None
     sets = Sets.from_lengths(lengths, device)
     found: dict[str, Record] = {}
     for layer in layers:
-        for direction in ("forward", "backward"):
-            found.update(_tune_layer(ops, layer, direction, sets, known=found))
+        for direction in DIRECTIONS:
+            found.update(_tune_layer(fused, layer, direction, sets, known=found))
     return found
 
 
-def _seen(model: nn.Module, inputs: tuple[Any, ...]) -> list[_Layer]:
+def _layers_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[_Layer]:
     layers: list[_Layer] = []
 
     def look(module: InterConv2d, arguments: tuple[Any, ...]) -> None:
@@ -84,14 +88,14 @@ def _seen(model: nn.Module, inputs: tuple[Any, ...]) -> list[_Layer]:
 
 
 def _tune_layer(
-    ops: ModuleType, layer: _Layer, direction: str, sets: Sets, known: dict[str, Record]
+    fused: TunableLayer, layer: _Layer, direction: Direction, sets: Sets, known: dict[str, Record]
 ) -> dict[str, Record]:
-    """{key: record} of one layer in one direction; empty where its kind is known or the kernels cannot serve it."""
+    """{key: record} of one layer in one direction; empty if its kind is known or the kernels cannot compute it."""
     conv, weight = layer.conv, layer.weight.contiguous(memory_format=layer.conv.fmt)
     shape = (sets.num_samples, weight.shape[1] // 2, *layer.size)
     u = torch.randn(shape, device=weight.device, dtype=layer.dtype).contiguous(memory_format=conv.fmt)
-    key = ops.layer_key(direction, conv, u, weight)
-    if key in known or ops.can_fuse(conv, u, weight) is not None:
+    key = fused.layer_key(direction, conv, u, weight)
+    if key in known or fused.can_fuse(conv, u, weight) is not None:
         return {}
     run = _call(direction, conv, u, weight, sets)
     times: dict[str, float] = {}
@@ -100,20 +104,20 @@ def _tune_layer(
     def fastest() -> Record:
         return tried[min(times, key=lambda name: times[name])]
 
-    for name, candidate in ops.candidates(direction, conv, u, weight, fastest):
-        with ops.trying(u.device, key, candidate):
+    for name, candidate in fused.candidates(direction, conv, u, weight, fastest):
+        with fused.override(u.device, key, candidate):
             time = milliseconds(run, u.device)
         if time is None:
             logger.info("%s: %s does not fit this GPU", key, name)
             continue
         tried[name], times[name] = candidate, time
     record = {**fastest(), "milliseconds": times}
-    ops.save(u.device, {key: record})
+    fused.save(u.device, {key: record})
     return {key: record}
 
 
-def _call(direction: str, conv: Conv, u: Tensor, weight: Tensor, sets: Sets) -> Callable[[], Any]:
-    """The layer's op in one direction, on its own choice of algorithm."""
+def _call(direction: Direction, conv: Conv, u: Tensor, weight: Tensor, sets: Sets) -> Callable[[], Any]:
+    """A call of the layer in one direction, with algorithm "auto"."""
     settings = (
         sets.live_offsets,
         sets.live_ids,
@@ -130,7 +134,7 @@ def _call(direction: str, conv: Conv, u: Tensor, weight: Tensor, sets: Sets) -> 
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device) -> float | None:
-    """The median time of a call on the GPU; None where a kernel does not fit it."""
+    """The median time of a call on the GPU; None if a kernel does not fit the GPU."""
     import triton
 
     try:

@@ -7,8 +7,8 @@ torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    from interconv_kernels._backends.triton.interpreter import mend
+    from interconv_kernels._backends.triton.interpreter import fix_bfloat16
 
-    mend()
+    fix_bfloat16()
 else:
     collect_ignore = ["interpreted"]

@@ -62,8 +62,8 @@ def concat_interconv2d(
 class ConcatInterConv2d(nn.Module):
     """The authors' layer, for ragged sets: the mean of a set, a concatenation and an `nn.Conv2d(2C, Co)` named `conv`.
 
-    It computes what `InterConv2d` computes, at the cost of plain torch. Its state dict (`conv.weight`, `conv.bias`) loads
-    into an `InterConv2d` as it is.
+    It computes what `InterConv2d` computes, at the cost of plain torch. Its state dict (`conv.weight`, `conv.bias`)
+    loads into an `InterConv2d` as it is.
 
     Args:
         in_channels: C, channels of a sample.

@@ -1,7 +1,7 @@
-"""The tiles that kernels are launched with: tables to read, and to choose from by shapes alone.
+"""The tiles that kernels are launched with: a table, and a choice from it by shapes alone.
 
-Which of the rows that suit is fastest on a GPU is for `ik.tune()` to measure. The reasons given here are counts (work,
-registers, shared memory; docs/gpu.md), not timings.
+`ik.tune()` measures which of the rows that fit is fastest on a GPU. The reasons given here are counts (work, registers,
+shared memory), not timings.
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ TILES = (
 TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them
 
 
-def suiting(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> list[Tile]:
-    """The rows for a kernel, a dtype and channel counts, widest first. Those for odd channels serve where no other
-    does."""
+def candidates_for(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> list[Tile]:
+    """The rows that fit a kernel, a dtype and channel counts, widest first.
+
+    The rows for odd channel counts are returned only if no other fits.
+    """
     bits = 8 * dtype.itemsize
     rows = [tile for tile in TILES if tile.kernel == kernel and tile.bits == bits]
     filled = all(count * bits % 128 == 0 for count in (channels, out_channels))
@@ -94,8 +96,8 @@ def suiting(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -
 
 
 def pick(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> Tile:
-    """The widest tile that pads the output channels by a third at most; else the one that pads least."""
-    tiles = suiting(kernel, dtype, channels, out_channels)
+    """The widest tile that pads the output channels by a third at most, else the one that pads the least."""
+    tiles = candidates_for(kernel, dtype, channels, out_channels)
 
     def padded(tile: Tile) -> int:
         return -(-out_channels // tile.bn) * tile.bn

@@ -1,10 +1,9 @@
-"""The layer's convolutions as Triton kernels: implicit GEMM over channels_last tensors, with the set's term added in
-the epilogue.
+"""The convolutions of the layer as Triton kernels: implicit GEMM in channels_last, with the set term in the epilogue.
 
     y[n, h, w] = act(t[set of n, h, w] + bias
                      + sum over taps (r, q) of u[n, h SH + r DH + base_h, w SW + q DW + base_w] @ weight[r, q])
 
-One kernel makes the forward and grad_u: the launcher (`fused.py`) says which taps and which pixels. Rows of the GEMM
+One kernel computes the forward and grad_u: the launcher (`fused.py`) says which taps and which pixels. Rows of the GEMM
 are output pixels, sample after sample, so set by set; its columns output channels; its depth taps times input channels.
 Sums are float32. Names as in set_kernels.py; BM, BN, BK are the tile's rows, columns and depth.
 """
@@ -12,13 +11,15 @@ Sums are float32. Names as in set_kernels.py; BM, BN, BK are the tile's rows, co
 import triton
 import triton.language as tl
 
-from .set_kernels import activate, divide, set_borders
+from .set_kernels import divide, leaky_relu, set_span
 
 
 @triton.jit
 def tile_index(CO: tl.constexpr, BN: tl.constexpr):
-    """(tile of rows, first column) of this program. The column tiles of the same rows are neighbours in time, so that u
-    is read from memory once."""
+    """(tile of rows, first column) of this program.
+
+    The column tiles of the same rows run one after the other, so that u is read from memory once.
+    """
     column_tiles: tl.constexpr = (CO + BN - 1) // BN
     return tl.program_id(0) // column_tiles, tl.program_id(0) % column_tiles * BN
 
@@ -40,16 +41,13 @@ def gather(p_sample, h, w, inside, H, W, c, C: tl.constexpr):
 
 
 @triton.jit
-def add_bias_and_activate(
-    x, p_bias, p_slope, slope_step, columns, CO: tl.constexpr, HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr
-):
-    """act(x + bias) of the tile x [BM, BN]; slopes [CO] (slope_step 1) or [1] (0)."""
+def epilogue(x, p_bias, p_slope, columns, CO: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SLOPE: tl.constexpr):
+    """act(x + bias) of the tile x [BM, BN]; bias and slope [CO], each optional."""
     if HAS_BIAS:
         x += tl.load(p_bias + columns, mask=columns < CO, other=0.0).to(tl.float32)[None, :]
-    slope = columns
-    if ACTIVATION == "leaky_relu" or ACTIVATION == "prelu":
-        slope = tl.load(p_slope + columns * slope_step, mask=columns < CO, other=0.0).to(tl.float32)
-    return activate(x, slope[None, :], ACTIVATION)
+    if HAS_SLOPE:
+        x = leaky_relu(x, tl.load(p_slope + columns, mask=columns < CO, other=0.0).to(tl.float32)[None, :])
+    return x
 
 
 # --- 4. convolution with the set's term in the epilogue (and 5. grad_u) -----------------------------------------------
@@ -75,7 +73,6 @@ def conv_kernel(
     base_w,
     phase_h,
     phase_w,
-    slope_step,
     C: tl.constexpr,
     CO: tl.constexpr,
     TAPS_H: tl.constexpr,
@@ -88,7 +85,7 @@ def conv_kernel(
     STEP_W: tl.constexpr,
     HAS_SET: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -96,9 +93,9 @@ def conv_kernel(
 ):
     """u [N,H,W,C], weight [TAPS_H TAPS_W C, CO], t [B,out_h,out_w,CO] float32 (its bias inside), y [N,out_h,out_w,CO].
 
-    The pixels made are (h STEP_H + phase_h, w STEP_W + phase_w) for h < grid_h, w < grid_w: all of them (step 1, phase
-    0), or one phase of the gradient of a strided convolution. Where C is a multiple of BK a step of the loop stays
-    within one tap; else the depth runs over (tap, channel) without a gap, so that no channel is padded.
+    The pixels computed are (h STEP_H + phase_h, w STEP_W + phase_w) for h < grid_h, w < grid_w: all of them (step 1,
+    phase 0), or one phase of the gradient of a strided convolution. Where C is a multiple of BK a step of the loop
+    stays within one tap; else the depth runs over (tap, channel) without a gap, so that no channel is padded.
     """
     i_tile, first_column = tile_index(CO, BN)
     n, h, w = pixel_rows(tl.cast(i_tile, tl.int64) * BM, 0, grid_h, grid_w, BM)
@@ -130,7 +127,7 @@ def conv_kernel(
     if HAS_SET:
         i_set = tl.load(p_ids + n, mask=inside, other=0)
         acc += tl.load(p_t + ((i_set * image + pixel) * CO)[:, None] + columns[None, :], mask=m_tile, other=0.0)
-    acc = add_bias_and_activate(acc, p_bias, p_slope, slope_step, columns, CO, HAS_BIAS, ACTIVATION)
+    acc = epilogue(acc, p_bias, p_slope, columns, CO, HAS_BIAS, HAS_SLOPE)
     p_tile = p_y + ((n * image + pixel) * CO)[:, None] + columns[None, :]
     tl.store(p_tile, acc.to(p_y.dtype.element_ty), mask=m_tile)
 
@@ -148,7 +145,6 @@ def conv_tma_kernel(
     out_w,
     base_h,
     base_w,
-    slope_step,
     C: tl.constexpr,
     CO: tl.constexpr,
     TAPS_H: tl.constexpr,
@@ -157,15 +153,18 @@ def conv_tma_kernel(
     DW: tl.constexpr,
     HAS_SET: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
     BH: tl.constexpr,
     BW: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """The same, stride 1, by bulk copies of tensor tiles: u [N,H,W,C], weight [taps,C,CO], y [N,out_h,out_w,CO] as
-    descriptors. What a tile has outside of its tensor reads as zero, which is the padding, and is not written."""
+    """The same for stride 1 with bulk copies of tensor tiles.
+
+    u [N,H,W,C], weight [taps,C,CO] and y [N,out_h,out_w,CO] are descriptors. The part of a tile outside of its tensor
+    reads as zero, which is the padding, and is not written.
+    """
     i_tile, first_column = tile_index(CO, BN)
     tiles_h, tiles_w = tl.cdiv(out_h, BH), tl.cdiv(out_w, BW)
     n = i_tile // (tiles_h * tiles_w)
@@ -185,7 +184,7 @@ def conv_tma_kernel(
         m_tile = ((h < out_h) & (w < out_w))[:, None] & (columns < CO)[None, :]
         pixel = (tl.load(p_ids + n) * tl.cast(out_h, tl.int64) + h) * out_w + w
         acc += tl.load(p_t + (pixel * CO)[:, None] + columns[None, :], mask=m_tile, other=0.0)
-    acc = add_bias_and_activate(acc, p_bias, p_slope, slope_step, columns, CO, HAS_BIAS, ACTIVATION)
+    acc = epilogue(acc, p_bias, p_slope, columns, CO, HAS_BIAS, HAS_SLOPE)
     y_tiles.store([n, h0, w0, first_column], acc.to(y_tiles.dtype).reshape(1, BH, BW, BN))
 
 
@@ -218,11 +217,10 @@ def wgrad_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """parts[p] [TAPS_H TAPS_W C, CO] float32 = the sum of u[n, h SH + r DH + base_h, ..., c] g[n, h, w, co] over the
-    pixels p chunk ... (p + 1) chunk - 1 of g, `chunk` a multiple of BK and less than 2^30.
+    """parts[p] [TAPS_H TAPS_W C, CO] float32: sums over pixels of u[n, h SH + r DH + base_h, ..., c] g[n, h, w, co].
 
-    The launcher adds the parts, in order (split-K in two stages, no atomics). Rows are (tap, channel), the depth is
-    pixels.
+    The pixels are p chunk ... (p + 1) chunk - 1 of g, with `chunk` a multiple of BK and less than 2^30. The launcher
+    adds the parts in order (split-K in two stages, no atomics). Rows are (tap, channel), the depth is pixels.
     """
     DEPTH: tl.constexpr = TAPS_H * TAPS_W * C
     row_tiles: tl.constexpr = (DEPTH + BM - 1) // BM
@@ -263,11 +261,10 @@ def pointwise_kernel(
     p_slope,
     p_y,
     area,
-    slope_step,
     C: tl.constexpr,
     CO: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -275,12 +272,13 @@ def pointwise_kernel(
 ):
     """y_i = act(u_i @ w_own + s @ w_set + bias) for BM pixels of all samples of one set; u [N,area,C], weights [C,CO].
 
-    The first pass over the set's tile makes s and its product, the second, which finds the tile in the cache, the rest.
+    The first pass over the tile of the set computes s and its product; the second, with the tile in the cache, the
+    rest.
     """
     tiles = tl.cdiv(area, BM)
     i_tile, first_column = tile_index(CO, BN)
     pixels = i_tile % tiles * BM + tl.arange(0, BM)
-    lo, hi = set_borders(p_offsets, i_tile // tiles)
+    lo, hi = set_span(p_offsets, i_tile // tiles)
     columns = first_column + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     o_pixel = pixels.to(tl.int64)[:, None] * C
@@ -307,5 +305,5 @@ def pointwise_kernel(
             m_w = (c < C)[:, None] & (columns < CO)[None, :]
             weight = tl.load(p_w_own + c[:, None] * CO + columns[None, :], mask=m_w, other=0.0)
             acc = tl.dot(u, weight, acc, input_precision=PRECISION)
-        acc = add_bias_and_activate(acc, p_bias, p_slope, slope_step, columns, CO, HAS_BIAS, ACTIVATION)
+        acc = epilogue(acc, p_bias, p_slope, columns, CO, HAS_BIAS, HAS_SLOPE)
         tl.store(p_out + i * (tl.cast(area, tl.int64) * CO), acc.to(p_y.dtype.element_ty), mask=m_y)

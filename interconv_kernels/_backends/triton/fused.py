@@ -1,7 +1,8 @@
-"""The fused layer: y = act(conv(u; Wu) + t), with t = conv(s; Ws) + b made once a set, in float32.
+"""The fused layer: y = act(conv(u; Wu) + t), with t = conv(s; Ws) + b computed once per set, in float32.
 
-grad_u is the layer itself on g with transposed weights: sum over the set of dgrad(.; Ws) / K = dgrad of the mean of g.
-The kernels are channels_last; input in NCHW is turned, and the result turned back.
+grad_u is the layer itself on g with transposed weights: the sum over a set of dgrad(.; Ws) / K is dgrad of the *mean*
+of g. The kernels are channels_last; NCHW input is converted, and the result converted back. Contract: `TunableLayer` in
+../contract.py.
 """
 
 from __future__ import annotations
@@ -13,70 +14,73 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ...activation import NONE, Activation
 from ...convolution import Conv
 from ...layout import sum_pixels
 from ...sets import SetIndex
+from ..contract import Direction, Gradients, Record
 from . import tuned
-from .configs import POINTWISE_SET_BYTES, Tile, pick, suiting
-from .conv_ops import Walk, convolve, has_tma, pointwise, wgrad
+from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
+from .conv_launch import Geometry, convolve, has_tma, pointwise, wgrad
 from .set_ops import set_reduce
+from .tuned import layer_key, measured, override, save
 
+__all__ = ["backward", "can_fuse", "candidates", "forward", "layer_key", "measured", "override", "save"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
-    """The reason why the fused kernels cannot serve this layer, or None."""
+    """The reason why these kernels cannot compute this layer, or None."""
     if u.dtype not in DTYPES:
         return f"it computes in float32, bfloat16 and float16, not in {u.dtype}"
     return None
 
 
-def fused_forward(
+def forward(
     conv: Conv,
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     sets: SetIndex,
-    activation: Activation = NONE,
+    max_centered: int,
+    slope: Tensor | None = None,
 ) -> Tensor:
-    """The layer, for dense u [N,C,H,W] and weight [Co,2C,kh,kw]."""
     size = conv.output_size(u.shape[2:], weight.shape[2:])
-    walk = Walk(size, conv.stride, (-conv.padding[0], -conv.padding[1]), conv.dilation, (1, 1), (0, 0))
-    w_own, w_set = weight.split(u.shape[1], dim=1)
-    own, from_set = ([(walk, w.permute(2, 3, 1, 0))] for w in (w_own, w_set))
+    geometry = Geometry(size, conv.stride, (-conv.padding[0], -conv.padding[1]), conv.dilation, (1, 1), (0, 0))
+    own, from_set = ([(geometry, w.permute(2, 3, 1, 0))] for w in weight.split(u.shape[1], dim=1))
     tile = tuned.tile("conv", "forward", conv, u, weight)
-    return _layer(u, own, from_set, bias, sets, activation, size, tile).contiguous(memory_format=conv.fmt)
+    return _layer(u, own, from_set, bias, sets, slope, size, tile).contiguous(memory_format=conv.fmt)
 
 
-def fused_backward(
-    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of u, weight and bias for dense g [N,Co,H',W'], each only where `need` says so."""
+def backward(
+    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool], max_centered: int
+) -> Gradients:
     g, u = (x.contiguous(memory_format=torch.channels_last) for x in (g, u))
     w_own, w_set = weight.split(u.shape[1], dim=1)
     grad_u = grad_weight = grad_bias = None
     if need[0]:
         own, from_set = (list(_transposed(conv, u.shape[2:], w)) for w in (w_own, w_set))
         tile = tuned.tile("conv", "backward", conv, u, weight)
-        grad_u = _layer(g, own, from_set, None, sets, NONE, u.shape[2:], tile)
+        grad_u = _layer(g, own, from_set, None, sets, None, u.shape[2:], tile)
     if need[1] or need[2]:
         g_sum = set_reduce(g, sets, mean=False)
         grad_bias = sum_pixels(g_sum) if need[2] else None
     if need[1]:
         tile = tuned.tile("wgrad", "backward", conv, u, weight)
         halves = [wgrad(conv, g, u, w_own, tile)]
-        alone = sets.num_sets == sets.num_rows
-        halves.append(halves[0] if alone else wgrad(conv, g_sum, set_reduce(u, sets, mean=True), w_set, tile))
+        s = u if sets.all_single else set_reduce(u, sets, mean=True)
+        halves.append(halves[0] if sets.all_single else wgrad(conv, g_sum, s, w_set, tile))
         grad_weight = torch.cat(halves, dim=1)
     return grad_u, grad_weight, grad_bias
 
 
 def candidates(
-    direction: str, conv: Conv, u: Tensor, weight: Tensor, fastest: Callable[[], tuned.Record]
-) -> Iterator[tuple[str, tuned.Record]]:
-    """What `ik.tune` measures for a layer, each with its name: the vendor's convolution, then the fused kernels by
-    their tiles; backward first those of grad_u, then, with the fastest of them, those of grad_W."""
+    direction: Direction, conv: Conv, u: Tensor, weight: Tensor, fastest: Callable[[], Record]
+) -> Iterator[tuple[str, Record]]:
+    """What `ik.tune` times for a layer, each with its name.
+
+    First the vendor's convolution, then the fused kernels by their tiles; backward first those of grad_u, then, with
+    the fastest of them, those of grad_W.
+    """
     yield "vendor", {"algorithm": "vendor", "tiles": {}}
     out_channels, channels = weight.shape[0], u.shape[1]
     rows_in, rows_out = (channels, out_channels) if direction == "forward" else (out_channels, channels)
@@ -86,18 +90,18 @@ def candidates(
     if conv.is_pointwise(weight):
         kernels.append("pointwise")
     for kernel in kernels:
-        for tile in suiting(kernel, u.dtype, rows_in, rows_out):
+        for tile in candidates_for(kernel, u.dtype, rows_in, rows_out):
             yield tile.name, {"algorithm": "fused", "tiles": {"conv": tile.name}}
     if direction == "backward" and fastest()["algorithm"] == "fused":
         best = fastest()["tiles"]
-        for tile in suiting("wgrad", u.dtype, channels, out_channels):
+        for tile in candidates_for("wgrad", u.dtype, channels, out_channels):
             yield f"{best['conv']} {tile.name}", {"algorithm": "fused", "tiles": {**best, "wgrad": tile.name}}
 
 
-Launches = list[tuple[Walk, Tensor]]  # each walk with its weight [taps_h, taps_w, channels in, channels out]
+Launches = list[tuple[Geometry, Tensor]]  # the weight is [taps_h, taps_w, channels in, channels out]
 
 
-def _transposed(conv: Conv, size: Sequence[int], weight: Tensor) -> Iterator[tuple[Walk, Tensor]]:
+def _transposed(conv: Conv, size: Sequence[int], weight: Tensor) -> Iterator[tuple[Geometry, Tensor]]:
     """dgrad as convolutions of g with stride 1: one for each phase of grad_u's pixels, with the taps that reach it.
 
     Along an axis of stride s, pixel s h + a is reached through tap r where s divides a + p - d r, from g's pixel
@@ -117,8 +121,8 @@ def _transposed(conv: Conv, size: Sequence[int], weight: Tensor) -> Iterator[tup
             )
         axes.append(phases)
     for (a_h, taps_h, n_h, base_h, step_h), (a_w, taps_w, n_w, base_w, step_w) in product(*axes):
-        walk = Walk((n_h, n_w), (1, 1), (base_h, base_w), (step_h, step_w), conv.stride, (a_h, a_w))
-        yield walk, weight[:, :, taps_h][:, :, :, taps_w].permute(2, 3, 0, 1)
+        geometry = Geometry((n_h, n_w), (1, 1), (base_h, base_w), (step_h, step_w), conv.stride, (a_h, a_w))
+        yield geometry, weight[:, :, taps_h][:, :, :, taps_w].permute(2, 3, 0, 1)
 
 
 def _layer(
@@ -127,7 +131,7 @@ def _layer(
     from_set: Launches,
     bias: Tensor | None,
     sets: SetIndex,
-    activation: Activation,
+    slope: Tensor | None,
     size: Sequence[int],
     tile: Tile | None,
 ) -> Tensor:
@@ -140,25 +144,25 @@ def _layer(
         return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
     y = new(x.shape[0], x.dtype)
-    if sets.num_sets == sets.num_rows:  # every K = 1: s = u
-        for (walk, w_own), (_, w_set) in zip(own, from_set, strict=True):
-            convolve(x, walk, w_own + w_set, y, None, None, bias, activation, tile)
+    if sets.all_single:  # s = u
+        for (geometry, w_own), (_, w_set) in zip(own, from_set, strict=True):
+            convolve(x, geometry, w_own + w_set, y, None, None, bias, slope, tile)
         return y
     if _is_pointwise(own) and (tile is None or tile.kernel == "pointwise"):
         whole = tile or pick("pointwise", x.dtype, x.shape[1], out_channels)
         set_bytes = x.shape[0] / sets.num_sets * whole.bm * x.shape[1] * x.element_size()
         if tile is not None or set_bytes <= POINTWISE_SET_BYTES:
-            pointwise(x, own[0][1], from_set[0][1], bias, sets, activation, y, whole)
+            pointwise(x, own[0][1], from_set[0][1], bias, sets, slope, y, whole)
             return y
     t = new(sets.num_sets, torch.float32)
     s = set_reduce(x, sets, mean=True)
-    for walk, weight in from_set:
-        convolve(s, walk, weight, t, None, None, bias, NONE, tile)
-    for walk, weight in own:
-        convolve(x, walk, weight, y, t, sets.set_ids, None, activation, tile)
+    for geometry, weight in from_set:
+        convolve(s, geometry, weight, t, None, None, bias, None, tile)
+    for geometry, weight in own:
+        convolve(x, geometry, weight, y, t, sets.set_ids, None, slope, tile)
     return y
 
 
 def _is_pointwise(launches: Launches) -> bool:
-    walk, weight = launches[0]
-    return weight.shape[:2] == (1, 1) and walk.in_step == walk.out_step == (1, 1) and walk.base == (0, 0)
+    geometry, weight = launches[0]
+    return weight.shape[:2] == (1, 1) and geometry.in_step == geometry.out_step == (1, 1) and geometry.base == (0, 0)

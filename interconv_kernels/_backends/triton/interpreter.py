@@ -1,4 +1,4 @@
-"""Two faults of Triton's interpreter (3.7 to 3.9) mended, so that bfloat16 can be tested in it.
+"""Fixes for two errors of Triton's interpreter (3.7 to 3.9), so that bfloat16 can be tested in it.
 
 It multiplies bfloat16 matrices as the integers that hold their bits, and rounds float32 to bfloat16 towards zero where
 GPUs round to nearest, ties to even.
@@ -14,8 +14,8 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
-def mend() -> None:
-    """Puts the two in place of the interpreter's own; nothing on the second call."""
+def fix_bfloat16() -> None:
+    """Replaces the two functions of the interpreter; does nothing on the second call."""
     if InterpreterBuilder.create_dot is not _dot:
         InterpreterBuilder.create_dot = _dot
         InterpreterBuilder.cast_impl = _cast
@@ -33,7 +33,7 @@ def _dot(self: Any, a: Any, b: Any, d: Any, *settings: Any) -> Any:
 
 
 def _cast(self: Any, src: Any, dst_type: Any) -> Any:
-    """Casts from and to bfloat16 by torch's, through the bits."""
+    """Casts from and to bfloat16 with torch."""
     source, target = src.dtype.scalar, dst_type.scalar
     if source == tl.float32 and target == tl.bfloat16:
         bits = torch.from_numpy(np.ascontiguousarray(src.data)).to(torch.bfloat16).view(torch.int16)

@@ -14,7 +14,7 @@ PIECE = tl.constexpr(64)
 
 
 @triton.jit
-def set_borders(p_offsets, i_set):
+def set_span(p_offsets, i_set):
     return tl.load(p_offsets + i_set), tl.load(p_offsets + i_set + 1)
 
 
@@ -55,19 +55,9 @@ def divide(x, size):
 
 
 @triton.jit
-def activate(x, slope, ACTIVATION: tl.constexpr):
-    """The activation of x in float32 (or float64); `slope`, of leaky_relu and prelu, broadcasts against x."""
-    if ACTIVATION == "relu":
-        x = tl.where(x < 0, 0.0, x)  # and NaN stays NaN
-    elif ACTIVATION == "leaky_relu" or ACTIVATION == "prelu":
-        x = tl.where(x < 0, x * slope, x)
-    elif ACTIVATION == "gelu":
-        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif ACTIVATION == "silu":
-        x = x / (1.0 + tl.exp(-x))
-    else:
-        tl.static_assert(ACTIVATION == "none", "unknown activation")
-    return x
+def leaky_relu(x, slope):
+    """x where x >= 0 (and NaN where it is NaN), else slope * x; `slope` broadcasts against x."""
+    return tl.where(x < 0, x * slope, x)
 
 
 # --- 1. set reduction -------------------------------------------------------------------------------------------------
@@ -75,9 +65,9 @@ def activate(x, slope, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def full_piece_kernel(p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """Stage 1, for batches with room for a long set: pieces[q] [M] = the sum of the full piece that starts among the
-    rows 64q ... 64q + 63, if one does.
+    """Stage 1, for batches of more than 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
 
+    Window q is the rows 64q ... 64q + 63.
     Full pieces are 64 rows each and disjoint, so at most one starts in each such window: which piece belongs to which
     slot follows from the offsets, and the launch from N alone.
     """
@@ -106,10 +96,12 @@ def set_reduce_kernel(
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set. With HAS_PIECES the full pieces are read
-    as stage 1 summed them."""
+    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set.
+
+    With HAS_PIECES the sums of full pieces are read from stage 1.
+    """
     i_set, first, mask = column_block(M, BLOCK)
-    lo, hi = set_borders(p_offsets, i_set)
+    lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_row = p_x + first + tl.arange(0, BLOCK)
     if HAS_PIECES:
@@ -146,7 +138,7 @@ def concat_kernel(p_u, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl
     NCHW: a row of out is u's row, then s's. channels_last (SPREAD): the two alternate, `inner` = C columns each.
     """
     i_set, first, mask = column_block(M, BLOCK)
-    lo, hi = set_borders(p_offsets, i_set)
+    lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_row = p_u + first + tl.arange(0, BLOCK)
     p_own = p_out + concat_columns(first, inner, SPREAD, BLOCK)
@@ -169,7 +161,7 @@ def concat_backward_kernel(
 ):
     """The adjoint: out_i = g_own_i + (sum of g_set over the set) / K. g [N, 2M], out [N, M]."""
     i_set, first, mask = column_block(M, BLOCK)
-    lo, hi = set_borders(p_offsets, i_set)
+    lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_own = p_g + concat_columns(first, inner, SPREAD, BLOCK)
     mean = divide(sum_set(p_own + inner, lo, hi, 2 * stride, mask, ACC, BLOCK), hi - lo)
@@ -184,9 +176,9 @@ def concat_backward_kernel(
 
 @triton.jit
 def center_kernel(p_x, p_offsets, p_mean, p_dev, M, FROM_MEAN: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """mean[b] and, for each row but the set's last, dev = x_i - x_last, in one pass; or dev = x_i - mean, in two."""
+    """mean[b], and for each row but the last of its set dev = x_i - x_last, or x_i - mean in a second pass."""
     i_set, first, mask = column_block(M, BLOCK)
-    lo, hi = set_borders(p_offsets, i_set)
+    lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     columns = first + tl.arange(0, BLOCK)
     p_row = p_x + columns
@@ -214,10 +206,9 @@ def center_kernel(p_x, p_offsets, p_mean, p_dev, M, FROM_MEAN: tl.constexpr, ACC
 
 @triton.jit
 def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """What center made its mean and differences (from the last row) of: x_last = mean - sum(dev) / K, x_i = x_last +
-    dev_i."""
+    """The inverse of center: x_last = mean - sum(dev) / K, x_i = x_last + dev_i."""
     i_set, first, mask = column_block(M, BLOCK)
-    lo, hi = set_borders(p_offsets, i_set)
+    lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     columns = first + tl.arange(0, BLOCK)
     p_own = p_dev + columns - i_set * stride
@@ -234,7 +225,6 @@ def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK
 def set_add_kernel(
     p_y,
     p_t,
-    p_bias,
     p_slope,
     p_offsets,
     p_ids,
@@ -243,18 +233,16 @@ def set_add_kernel(
     M,
     inner,
     C,
-    slope_step,
     HAS_Y: tl.constexpr,
     MEAN: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out_i = act(y_i + t_b(i) / K + bias), each part where it is there. p_y and p_out begin at row first_row.
+    """out_i = act(y_i + t_b(i) / K), where y, the division and the activation are optional.
 
-    Column m is of channel m // inner % C: `inner` is H W in NCHW and 1 in channels_last. p_slope [C] (slope_step 1) or
-    [1] (0) holds the slopes of leaky_relu and prelu.
+    p_y and p_out begin at row first_row. Column m belongs to channel m // inner % C: `inner` is H W in NCHW and 1 in
+    channels_last. p_slope is [C].
     """
     i_row, first, mask = column_block(M, BLOCK)
     i_set = tl.load(p_ids + first_row + i_row)
@@ -262,15 +250,11 @@ def set_add_kernel(
     columns = first + tl.arange(0, BLOCK)
     x = tl.load(p_t + i_set * stride + columns, mask=mask, other=0.0).to(ACC)
     if MEAN:
-        lo, hi = set_borders(p_offsets, i_set)
+        lo, hi = set_span(p_offsets, i_set)
         x = divide(x, hi - lo)
     if HAS_Y:
         x += tl.load(p_y + i_row * stride + columns, mask=mask, other=0.0).to(ACC)
-    channel = (columns // inner % C).to(tl.int32)
-    if HAS_BIAS:
-        x += tl.load(p_bias + channel, mask=mask, other=0.0).to(ACC)
-    slope = x
-    if ACTIVATION == "leaky_relu" or ACTIVATION == "prelu":
-        slope = tl.load(p_slope + channel * slope_step, mask=mask, other=0.0).to(ACC)
-    x = activate(x, slope, ACTIVATION)
+    if HAS_SLOPE:
+        channel = (columns // inner % C).to(tl.int32)
+        x = leaky_relu(x, tl.load(p_slope + channel, mask=mask, other=0.0).to(ACC))
     tl.store(p_out + i_row * stride + columns, x.to(p_out.dtype.element_ty), mask=mask)

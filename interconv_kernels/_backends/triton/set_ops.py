@@ -1,4 +1,4 @@
-"""The set operations: the launches of set_kernels.py. Contracts: interconv_kernels/ops.py; inputs are dense."""
+"""The set operations: the launches of set_kernels.py. Contract: `SetOps` in ../contract.py."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ...activation import NONE, Activation
-from ...layout import empty_rows, flat, memory_format, set_add_rows, sum_dtype
+from ...layout import empty_rows, flat, memory_format, sum_dtype
 from ...sets import SetIndex
 from . import set_kernels
 from .configs import SET_BLOCK_BYTES, SET_THREADS
 
-HAS_EPILOGUE = True  # set_add takes a bias and an activation
 PIECE = set_kernels.PIECE.value
 
 
@@ -49,40 +47,16 @@ def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
 
 
 def set_add(
-    y: Tensor | None,
-    t: Tensor,
-    sets: SetIndex,
-    mean: bool,
-    out: Tensor | None = None,
-    block: tuple[int, int] | None = None,
-    bias: Tensor | None = None,
-    activation: Activation = NONE,
+    y: Tensor | None, t: Tensor, sets: SetIndex, mean: bool, out: Tensor, first: int = 0, slope: Tensor | None = None
 ) -> Tensor:
-    """act(y_i + t_b(i) + bias), t divided by K where `mean`. `out` may be `y`. With block = (lo, hi), `y` and `out`
-    hold the samples lo ... hi-1 alone."""
-    lo, hi, out, fmt = set_add_rows(y, t, sets.num_rows, out, block)
+    fmt = memory_format(t if y is None else y)
     out_rows = flat(out, fmt)
-    _launch(
-        set_kernels.set_add_kernel,
-        hi - lo,
-        out_rows,
-        None if y is None else flat(y, fmt),
-        flat(t, fmt),
-        bias,
-        activation.slope,
-        sets.offsets,
-        sets.set_ids,
-        out_rows,
-        lo,
-        out_rows.shape[1],
-        1 if fmt == torch.channels_last else math.prod(out.shape[2:]),
-        out.shape[1],
-        activation.slope_step,
-        HAS_Y=y is not None,
-        MEAN=mean,
-        HAS_BIAS=bias is not None,
-        ACTIVATION=activation.name,
-    )
+    y_rows = None if y is None else flat(y, fmt)
+    sources = (y_rows, flat(t, fmt), slope, sets.offsets, sets.set_ids)
+    channels = (1 if fmt == torch.channels_last else math.prod(out.shape[2:]), out.shape[1])  # columns each, how many
+    flags = {"HAS_Y": y is not None, "MEAN": mean, "HAS_SLOPE": slope is not None}
+    arguments = (*sources, out_rows, first, out_rows.shape[1], *channels)
+    _launch(set_kernels.set_add_kernel, out.shape[0], out_rows, *arguments, **flags)
     return out
 
 

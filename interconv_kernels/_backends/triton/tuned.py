@@ -1,6 +1,6 @@
-"""What `ik.tune()` measured on this GPU: a JSON file, by device and triton version, then by layer.
+"""What `ik.tune()` measured on this GPU: a JSON file, by device and triton version, then by kind of layer.
 
-A layer's key holds what decides its speed and nothing that changes from batch to batch: never N, B or the set sizes.
+The key of a layer holds what decides its speed and nothing that changes from batch to batch: never N, B or set sizes.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import functools
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from ..._files import replacing
 from ...convolution import Conv
+from ..contract import Direction, Record
 from .configs import TILES, Tile
-from .conv_ops import precision
+from .conv_launch import precision
 
-Record = dict[str, Any]
 Table = dict[str, dict[str, Record]]  # {"device | triton version": {layer key: record}}
+_overrides: dict[tuple[str, str], Record] = {}  # by machine and layer key: what `ik.tune` tries at the moment
 
 
 def path() -> Path:
@@ -34,26 +34,31 @@ def path() -> Path:
 
 @functools.cache
 def table() -> Table:
-    """The file's content, read once; empty where there is none. Raises ValueError if it is no such table."""
+    """The content of the file, read once; empty if there is none.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
     try:
         content: Table = json.loads(path().read_text())
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path()} is not JSON ({error}): expected what ik.tune() wrote; delete it or tune anew"
+            f"{path()} is not JSON ({error}): expected what ik.tune() wrote; delete it or tune again"
         ) from None
     return content
 
 
 def save(device: torch.device, records: dict[str, Record]) -> None:
-    """Adds records of layers to the file, which is replaced at once, never half written."""
+    """Adds records of layers to the file, which is replaced as a whole."""
+    table.cache_clear()  # another process may have added records since
     content = table()
-    content.setdefault(machine(device), {}).update(records)
-    path().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path().parent, suffix=".json", delete=False) as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-    os.replace(file.name, path())
+    name = machine(device)
+    content = {**content, name: {**content.get(name, {}), **records}}
+    with replacing(path()) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=True))
+    table.cache_clear()
 
 
 @functools.cache
@@ -63,8 +68,8 @@ def machine(device: torch.device) -> str:
     return f"{name} | triton {triton.__version__}"
 
 
-def layer_key(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> str:
-    """`direction` is forward or backward. H W counts to the nearest power of two."""
+def layer_key(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> str:
+    """The kind of layer, with H W rounded to the nearest power of two."""
 
     def pair(values: tuple[int, ...]) -> str:
         return "x".join(map(str, values))
@@ -77,35 +82,29 @@ def layer_key(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> str:
     )
 
 
-def record(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> Record | None:
-    """What was measured fastest for this layer here: {"algorithm", "tiles", "milliseconds"}, or None."""
-    here = table().get(machine(u.device))
-    return None if not here else here.get(layer_key(direction, conv, u, weight))
+def measured(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> Record | None:
+    """What was measured fastest for this kind of layer: {"algorithm", "tiles", "milliseconds"}, or None."""
+    name = machine(u.device)
+    here = table().get(name)
+    if not here and not _overrides:
+        return None
+    key = layer_key(direction, conv, u, weight)
+    return _overrides.get((name, key)) or (here or {}).get(key)
 
 
-def tile(kernel: str, direction: str, conv: Conv, u: Tensor, weight: Tensor) -> Tile | None:
-    """The tile measured fastest for a kernel of this layer; None where nobody measured."""
-    found = record(direction, conv, u, weight)
+def tile(kernel: str, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> Tile | None:
+    """The tile measured fastest for a kernel of this layer, or None if it was not measured."""
+    found = measured(direction, conv, u, weight)
     name = found and found["tiles"].get(kernel)
     return next((row for row in TILES if row.name == name), None)
 
 
 @contextmanager
-def trying(device: torch.device, key: str, candidate: Record) -> Iterator[None]:
-    """Within it, the layers of that key run as `candidate` says."""
-    here = table().setdefault(machine(device), {})
-    before = here.get(key)
-    here[key] = candidate
+def override(device: torch.device, key: str, candidate: Record) -> Iterator[None]:
+    """Within the block, layers of that kind run as `candidate` says."""
+    place = (machine(device), key)
+    _overrides[place] = candidate
     try:
         yield
     finally:
-        if before is None:
-            del here[key]
-        else:
-            here[key] = before
-
-
-def fused_is_fastest(direction: str, conv: Conv, u: Tensor, weight: Tensor) -> bool:
-    """Whether `auto` takes the fused kernels: only where they were measured fastest."""
-    found = record(direction, conv, u, weight)
-    return found is not None and found["algorithm"] == "fused"
+        del _overrides[place]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ...activation import Activation
 from ...convolution import Conv
 from ...sets import SetIndex
 from . import conv_kernels, interpreted
@@ -18,8 +17,8 @@ from .configs import TMA_TILE, WGRAD_PROGRAMS, Tile, pick
 Pair = tuple[int, int]
 
 
-class Walk(NamedTuple):
-    """Which pixels a launch of conv_kernel makes, and where their taps lie; pairs (height, width).
+class Geometry(NamedTuple):
+    """Which output pixels a launch of conv_kernel computes, and from which input pixels; pairs (height, width).
 
     Output pixel (h out_step + phase) for h < grid reads, for tap r, input pixel (h in_step + base + r tap_step).
     """
@@ -34,53 +33,52 @@ class Walk(NamedTuple):
 
 def convolve(
     x: Tensor,
-    walk: Walk,
+    geometry: Geometry,
     weight: Tensor,
     y: Tensor,
     t: Tensor | None,
     set_ids: Tensor | None,
     bias: Tensor | None,
-    activation: Activation,
+    slope: Tensor | None,
     tile: Tile | None,
 ) -> None:
-    """y = act(conv(x; weight) + t of its set + bias), on the pixels of one walk; x, t and y channels_last."""
+    """y = act(conv(x; weight) + t of its set + bias), on the pixels of one geometry; x, t and y channels_last."""
     (taps_h, taps_w, channels, out_channels), (height, width) = weight.shape, x.shape[2:]
     weight = weight.contiguous().to(x.dtype)
-    if tile is None or tile.kernel == "pointwise" or (tile.kernel == "conv_tma" and not fits_tma(x, walk, y)):
-        kernel = "conv_tma" if has_tma(x) and fits_tma(x, walk, y) else "conv"
+    if tile is None or tile.kernel == "pointwise" or (tile.kernel == "conv_tma" and not fits_tma(x, geometry, y)):
+        kernel = "conv_tma" if has_tma(x) and fits_tma(x, geometry, y) else "conv"
         tile = pick(kernel, x.dtype, channels, out_channels)
     constants = {
         "C": channels,
         "CO": out_channels,
         "TAPS_H": taps_h,
         "TAPS_W": taps_w,
-        "DH": walk.tap_step[0],
-        "DW": walk.tap_step[1],
+        "DH": geometry.tap_step[0],
+        "DW": geometry.tap_step[1],
         "HAS_SET": t is not None,
         "HAS_BIAS": bias is not None,
-        "ACTIVATION": activation.name,
+        "HAS_SLOPE": slope is not None,
         **_options(tile, x),
     }
     column_tiles = -(-out_channels // tile.bn)
-    epilogue = (t, set_ids, bias, activation.slope)
+    epilogue = (t, set_ids, bias, slope)
     with torch.cuda.device_of(x):
         if tile.kernel == "conv_tma":
             bh, bw = TMA_TILE
-            tiles = x.shape[0] * -(-walk.grid[0] // bh) * -(-walk.grid[1] // bw)
+            tiles = x.shape[0] * -(-geometry.grid[0] // bh) * -(-geometry.grid[1] // bw)
             conv_kernels.conv_tma_kernel[(tiles * column_tiles,)](
                 _tiles(x, (x.shape[0], height, width, channels), [1, bh, bw, tile.bk]),
                 _tiles(weight, (taps_h * taps_w, channels, out_channels), [1, tile.bk, tile.bn]),
                 *epilogue,
                 _tiles(y, (y.shape[0], *y.shape[2:], out_channels), [1, bh, bw, tile.bn]),
-                *walk.grid,
-                *walk.base,
-                activation.slope_step,
+                *geometry.grid,
+                *geometry.base,
                 **constants,
                 BH=bh,
                 BW=bw,
             )
             return
-        rows = x.shape[0] * walk.grid[0] * walk.grid[1]
+        rows = x.shape[0] * geometry.grid[0] * geometry.grid[1]
         conv_kernels.conv_kernel[(-(-rows // tile.bm) * column_tiles,)](
             x,
             weight,
@@ -89,16 +87,15 @@ def convolve(
             x.shape[0],
             height,
             width,
-            *walk.grid,
+            *geometry.grid,
             *y.shape[2:],
-            *walk.base,
-            *walk.phase,
-            activation.slope_step,
+            *geometry.base,
+            *geometry.phase,
             **constants,
-            SH=walk.in_step[0],
-            SW=walk.in_step[1],
-            STEP_H=walk.out_step[0],
-            STEP_W=walk.out_step[1],
+            SH=geometry.in_step[0],
+            SW=geometry.in_step[1],
+            STEP_H=geometry.out_step[0],
+            STEP_W=geometry.out_step[1],
             BM=tile.bm,
         )
 
@@ -109,7 +106,7 @@ def pointwise(
     w_set: Tensor,
     bias: Tensor | None,
     sets: SetIndex,
-    activation: Activation,
+    slope: Tensor | None,
     y: Tensor,
     tile: Tile,
 ) -> None:
@@ -124,14 +121,13 @@ def pointwise(
             w_set.contiguous(),
             sets.offsets,
             bias,
-            activation.slope,
+            slope,
             y,
             area,
-            activation.slope_step,
             C=channels,
             CO=out_channels,
             HAS_BIAS=bias is not None,
-            ACTIVATION=activation.name,
+            HAS_SLOPE=slope is not None,
             BM=tile.bm,
             **_options(tile, x),
         )
@@ -172,8 +168,7 @@ def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -
 
 
 def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
-    """What every kernel is told of its tile (BM is none of conv_tma's, whose rows are TMA_TILE) and of triton's
-    options."""
+    """The constants of the tile that every kernel takes (BM aside, which conv_tma does not have), and options."""
     return {
         "PRECISION": precision(x),
         "BN": tile.bn,
@@ -185,23 +180,25 @@ def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
 
 
 def _tiles(x: Tensor, shape: tuple[int, ...], block: list[int]) -> TensorDescriptor:
-    """The descriptor of dense memory of that shape. (A size of 1 may hide its stride from torch, not from the GPU.)"""
+    """The descriptor of dense memory of that shape, with all strides, which torch may not tell for a size of 1."""
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     return TensorDescriptor(x, list(shape), strides, block)
 
 
 def has_tma(x: Tensor) -> bool:
-    """Whether bulk copies of tensor tiles are to be used: NVIDIA sm_90 and later, and not for float32 without TF32,
-    whose products are the bound."""
+    """Whether to use bulk copies of tensor tiles.
+
+    That is on NVIDIA sm_90 and later, and not for float32 without TF32, where arithmetic is the limit.
+    """
     if interpreted() or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (9, 0):
         return False
     return x.dtype != torch.float32 or precision(x) == "tf32"
 
 
-def fits_tma(x: Tensor, walk: Walk, y: Tensor) -> bool:
+def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
     """Whether tensor descriptors can describe it: stride 1, all pixels, rows and address in multiples of 16 bytes."""
     filled = all(count * x.element_size() % 16 == 0 for count in (x.shape[1], y.shape[1]))
-    return walk.in_step == walk.out_step == (1, 1) and filled and x.data_ptr() % 16 == 0
+    return geometry.in_step == geometry.out_step == (1, 1) and filled and x.data_ptr() % 16 == 0
 
 
 def precision(x: Tensor) -> str:

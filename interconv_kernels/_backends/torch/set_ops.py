@@ -1,8 +1,7 @@
-"""Backend "torch": the set operations in plain torch, on any device.
+"""The set operations in plain torch. Contract: `SetOps` in ../contract.py.
 
-On the CPU a loop over sets, whose borders are host data there. On other devices index arithmetic alone, so that nothing
-waits for the device, and no atomics, so that the same input gives the same bits. bfloat16 and float16 are summed in
-float32. Each function's contract is that of the op of the same name in `interconv_kernels/ops.py`; inputs are dense.
+On the CPU this is a loop over sets, whose offsets can be read there. On other devices it is index arithmetic alone, so
+that nothing waits for the device, and uses no atomics, so that the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -10,26 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..convolution import Conv
-from ..layout import empty_rows, flat, memory_format, set_add_rows, sum_dtype
-from ..sets import SetIndex
-
-HAS_EPILOGUE = False
-
-
-def can_run(device: torch.device) -> str | None:
-    return None
-
-
-def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
-    return "backend 'torch' has no fused kernels"
+from ...activation import leaky_relu_
+from ...layout import empty_rows, flat, memory_format, sum_dtype
+from ...sets import SetIndex
 
 
 def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
     fmt = memory_format(x)
     out = empty_rows(x, sets.num_sets)
     x_rows, out_rows = flat(x, fmt), flat(out, fmt)
-    if sets.borders is None:
+    if sets.host_offsets is None:
         sums = torch.segment_reduce(
             x_rows.to(sum_dtype(x)), "sum", offsets=sets.offsets.long(), axis=0, initial=0, unsafe=True
         )
@@ -53,31 +42,26 @@ def _reduce_rows(rows: Tensor, out: Tensor, mean: bool) -> None:
 
 
 def set_add(
-    y: Tensor | None,
-    t: Tensor,
-    sets: SetIndex,
-    mean: bool,
-    out: Tensor | None = None,
-    block: tuple[int, int] | None = None,
+    y: Tensor | None, t: Tensor, sets: SetIndex, mean: bool, out: Tensor, first: int = 0, slope: Tensor | None = None
 ) -> Tensor:
-    """`out` may be `y`. With block = (lo, hi), `y` and `out` hold the samples lo ... hi-1 alone."""
-    lo, hi, out, fmt = set_add_rows(y, t, sets.num_rows, out, block)
+    fmt = memory_format(t if y is None else y)
+    end = first + out.shape[0]
     t_rows, out_rows = flat(t, fmt), flat(out, fmt)
     y_rows = None if y is None else flat(y, fmt)
-    if sets.borders is None:
-        spread = (t_rows / sets.sizes(t.dtype) if mean else t_rows).index_select(0, sets.set_ids[lo:hi])
+    if sets.host_offsets is None:
+        spread = (t_rows / sets.sizes(t.dtype) if mean else t_rows).index_select(0, sets.set_ids[first:end])
         if y_rows is None:
             out_rows.copy_(spread)
         else:
             torch.add(y_rows, spread, out=out_rows)
-        return out
-    for b, first, end in sets.runs(lo, hi):
-        scale = 1 / (sets.borders[b + 1] - sets.borders[b]) if mean else 1
+        return leaky_relu_(out, slope)
+    for b, lo, hi in sets.runs(first, end):
+        scale = 1 / (sets.host_offsets[b + 1] - sets.host_offsets[b]) if mean else 1
         if y_rows is None:
-            torch.mul(t_rows[b].expand(end - first, -1), scale, out=out_rows[first:end])
+            torch.mul(t_rows[b].expand(hi - lo, -1), scale, out=out_rows[lo:hi])
         else:
-            torch.add(y_rows[first:end], t_rows[b], alpha=scale, out=out_rows[first:end])
-    return out
+            torch.add(y_rows[lo:hi], t_rows[b], alpha=scale, out=out_rows[lo:hi])
+    return leaky_relu_(out, slope)
 
 
 def concat_set_mean(u: Tensor, sets: SetIndex) -> Tensor:
@@ -85,7 +69,7 @@ def concat_set_mean(u: Tensor, sets: SetIndex) -> Tensor:
     s = set_reduce(u, sets, mean=True)
     out = empty_rows(u, u.shape[0], 2 * channels)
     out[:, :channels] = u
-    if sets.borders is None:
+    if sets.host_offsets is None:
         out[:, channels:] = s.index_select(0, sets.set_ids)
     else:
         for b, (lo, hi) in enumerate(sets.spans):
@@ -104,7 +88,7 @@ def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
     fmt = memory_format(x)
     mean, dev = set_reduce(x, sets, mean=True), empty_rows(x, sets.num_rows - sets.num_sets)
     x_rows, mean_rows, dev_rows = flat(x, fmt), flat(mean, fmt), flat(dev, fmt)
-    if sets.borders is None:
+    if sets.host_offsets is None:
         kept = _all_but_last(sets)
         ids = sets.set_ids.index_select(0, kept)
         origin = (
@@ -125,7 +109,7 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
         out = empty_rows(mean, sets.num_rows)
     mean_rows, dev_rows, out_rows = flat(mean, fmt), flat(dev, fmt), flat(out, fmt)
     acc = sum_dtype(mean)
-    if sets.borders is None:
+    if sets.host_offsets is None:
         kept = _all_but_last(sets)
         dev_offsets = sets.offsets.long() - torch.arange(sets.num_sets + 1, device=sets.offsets.device)
         sums = torch.segment_reduce(dev_rows.to(acc), "sum", offsets=dev_offsets, axis=0, initial=0, unsafe=True)
@@ -144,11 +128,10 @@ def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = Non
 
 
 def _all_but_last(sets: SetIndex) -> Tensor:
-    """int64 [N-B]: the samples that are not the last of their set, found without asking the device how many there
-    are."""
+    """int64 [N-B]: the samples that are not the last of their set, found without reading from the device."""
     rows = torch.arange(sets.num_rows, device=sets.set_ids.device)
     ids = sets.set_ids.long()
     is_last = rows + 1 == sets.offsets[1:].long().index_select(0, ids)
-    spare = sets.num_rows - sets.num_sets  # one slot past the end takes every last sample
+    spare = sets.num_rows - sets.num_sets  # one slot past the end receives every last sample
     slots = torch.where(is_last, spare, rows - ids)
     return rows.new_zeros(spare + 1).scatter_(0, slots, rows)[:spare]
