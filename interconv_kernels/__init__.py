@@ -1,7 +1,7 @@
 """interconv_kernels: the InterConv layer over ragged sets of images, fused and without padding."""
 
 from . import reference, typing
-from ._backends import backends
+from ._backends.registry import backends
 from ._version import __version__
 from .functional import concat_set_mean, interconv2d, set_mean
 from .modules import InterConv2d, SetModel

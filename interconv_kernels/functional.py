@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms, ops  # noqa: F401  (ops registers the operators)
-from ._backends import check_name
+from ._backends.registry import check_name
 from .activation import leaky_relu
 from .autograd import InterConvFunction
 from .convolution import Conv

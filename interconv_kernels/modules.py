@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._backends import check_name
+from ._backends.registry import check_name
 from .algorithms import NAMES
 from .errors import unknown_name
 from .functional import int_pair, interconv2d, resolve_padding

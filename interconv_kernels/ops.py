@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms
-from ._backends import get as get_backend
+from ._backends.registry import get as get_backend
 from .choice import choose
 from .convolution import Conv
 from .layout import common_format, dense, empty_rows, memory_format

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._backends import backends
 from ._backends import triton as triton_backend
+from ._backends.registry import backends
 from .functional import interconv2d
 from .typing import Algorithm, BackendName
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._backends import get as get_backend
 from ._backends.contract import Direction, Record, TunableLayer
+from ._backends.registry import get as get_backend
 from .convolution import Conv
 from .functional import cast_for_autocast
 from .layout import common_format

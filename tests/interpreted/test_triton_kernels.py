@@ -1,6 +1,7 @@
 """The Triton kernels one by one, in the interpreter: every shipped tile, memory around the tensors, addresses over
 2^31, long sets, and what `ik.tune` keeps."""
 
+import itertools
 import json
 import math
 
@@ -10,8 +11,7 @@ from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
 
 import interconv_kernels as ik
 from interconv_kernels import tuning
-from interconv_kernels._backends import triton as backend
-from interconv_kernels._backends.triton import configs, conv_ops, set_kernels, set_ops, tuned
+from interconv_kernels._backends.triton import TritonBackend, configs, conv_launch, set_kernels, set_ops, tuned
 from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
@@ -52,10 +52,10 @@ def test_tiles_pad_little(kernel, bits, channels):
 
 def test_vector_tiles_only_where_rows_fill_vectors():
     for channels, bits, expected in ((64, 16, True), (8, 16, True), (4, 16, False), (137, 16, False)):
-        tiles = configs.suiting("conv", DTYPES[bits][0], channels, 64)
+        tiles = configs.candidates_for("conv", DTYPES[bits][0], channels, 64)
         assert tiles
         assert {tile.vectors for tile in tiles} == {expected}
-    assert configs.suiting("conv", torch.float32, 23, 23)
+    assert configs.candidates_for("conv", torch.float32, 23, 23)
 
 
 # --- memory around the tensors ----------------------------------------------------------------------------------------
@@ -155,8 +155,8 @@ def test_set_add_addresses_over_two_to_the_31(huge):
     y, t = torch.empty(1, columns, dtype=torch.bfloat16), torch.empty(3, columns, dtype=torch.bfloat16)
     y[0, :1024], t[2, :1024] = 2.0, 3.0
     ids = torch.tensor([2], dtype=torch.int32)
-    arguments = (y, t, None, None, ids, ids, y, 0, columns, 1, 1, 0)
-    flags = {"HAS_Y": True, "MEAN": False, "HAS_BIAS": False, "ACTIVATION": "none"}
+    arguments = (y, t, None, ids, ids, y, 0, columns, 1, 1)
+    flags = {"HAS_Y": True, "MEAN": False, "HAS_SLOPE": False}
     set_kernels.set_add_kernel[(1,)](*arguments, **flags, ACC=set_kernels.tl.float32, BLOCK=1024)
     assert (y[0, :1024] == 5).all()
 
@@ -167,9 +167,9 @@ def test_convolution_addresses_over_two_to_the_31(huge):
     x = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
     y = torch.empty(n, 8, side, side, dtype=torch.bfloat16, memory_format=torch.channels_last)
     x[:, :, 0, 0] = torch.arange(n)[:, None].to(torch.bfloat16)
-    walk = conv_ops.Walk((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
+    geometry = conv_launch.Geometry((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
     weight = torch.eye(8, dtype=torch.bfloat16).view(1, 1, 8, 8)
-    conv_ops.convolve(x, walk, weight, y, None, None, None, ik.activation.NONE, configs.pick("conv", x.dtype, 8, 8))
+    conv_launch.convolve(x, geometry, weight, y, None, None, None, None, configs.pick("conv", x.dtype, 8, 8))
     assert torch.equal(y[:, :, 0, 0], x[:, :, 0, 0])
 
 
@@ -250,7 +250,8 @@ def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch):
 
 
 def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch):
-    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(len(tuned.table()[tuned.machine(device)])))
+    times = itertools.count(1)
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(next(times)))
     found = ik.tune(ik.InterConv2d(4, 6, kernel_size=1), torch.randn(3, 4, 4, 4), [2, 1])
     assert {record["algorithm"] for record in found.values()} == {"vendor"}
     assert {name for record in found.values() for name in record["milliseconds"]} > {
@@ -280,7 +281,7 @@ def test_keys_hold_no_batch(cache):
 def test_a_spoiled_file_says_what_to_do(cache):
     cache.parent.mkdir(parents=True)
     cache.write_text('{"half')
-    with pytest.raises(ValueError, match=r"tuned\.json is not JSON .*delete it or tune anew"):
+    with pytest.raises(ValueError, match=r"tuned\.json is not JSON .*delete it or tune again"):
         tuned.table()
 
 
@@ -288,13 +289,13 @@ def test_nothing_to_tune(cache, monkeypatch):
     with pytest.raises(ValueError, match="called no InterConv2d"):
         ik.tune(torch.nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2))
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match="nothing to tune on cpu: it runs on GPUs"):
+    with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
         ik.tune(ik.InterConv2d(1), torch.ones(1, 1, 2, 2), [1])
 
 
 def test_it_says_when_it_cannot_run(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert "TRITON_INTERPRET=1" in backend.can_run(torch.device("cpu"))
-    assert "not on meta" in backend.can_run(torch.device("meta"))
+    assert "TRITON_INTERPRET=1" in TritonBackend().can_run(torch.device("cpu"))
+    assert "not on meta" in TritonBackend().can_run(torch.device("meta"))
     with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
         layer(make_case([1], dtype=torch.float32))

@@ -7,9 +7,8 @@ from common import FORMATS
 from triton.runtime.interpreter import InterpreterBuilder
 
 import interconv_kernels as ik
-from interconv_kernels._backends.triton import conv_ops, set_ops
+from interconv_kernels._backends.triton import conv_launch, set_ops
 from interconv_kernels._backends.triton.configs import pick
-from interconv_kernels.activation import NONE
 from interconv_kernels.sets import SetIndex
 
 LENGTHS = [3, 1, 5]
@@ -100,7 +99,8 @@ def test_uncenter_reads_the_differences_twice(traffic):
 @formats
 def test_set_add(traffic, fmt):
     """y and the set's term for each sample (the term from the cache: its set's samples follow one another)."""
-    set_ops.set_add(maps(N, fmt=fmt), maps(B, fmt=fmt), index(), mean=False)
+    y = maps(N, fmt=fmt)
+    set_ops.set_add(y, maps(B, fmt=fmt), index(), mean=False, out=torch.empty_like(y))
     assert (traffic.loaded, traffic.stored) == (2 * N * A, N * A)
 
 
@@ -128,9 +128,9 @@ def test_convolution_moves_what_its_tiles_imply(traffic, kernel, out_channels):
     y = torch.randn(N, out_channels, H, W).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(kernel, kernel, C, out_channels)
     base = (-(kernel // 2), -(kernel // 2))
-    walk = conv_ops.Walk((H, W), (1, 1), base, (1, 1), (1, 1), (0, 0))
+    geometry = conv_launch.Geometry((H, W), (1, 1), base, (1, 1), (1, 1), (0, 0))
     tile = pick("conv", x.dtype, C, out_channels)
-    conv_ops.convolve(x, walk, weight, y, t, index().set_ids, None, NONE, None)
+    conv_launch.convolve(x, geometry, weight, y, t, index().set_ids, None, None, None)
     row_tiles, column_tiles = -(-N * H * W // tile.bm), -(-out_channels // tile.bn)
     u_bytes = column_tiles * N * padded_reads(kernel) * C * 4
     weight_bytes, y_bytes = row_tiles * weight.numel() * 4, y.numel() * 4
@@ -147,7 +147,7 @@ def test_the_whole_pointwise_layer_reads_a_set_twice_a_column_tile(traffic):
     )
     weight = torch.randn(1, 1, C, out_channels)
     tile = pick("pointwise", x.dtype, C, out_channels)
-    conv_ops.pointwise(x, weight, weight, None, index(), NONE, y, tile)
+    conv_launch.pointwise(x, weight, weight, None, index(), None, y, tile)
     tiles = -(-H * W // tile.bm)
     assert traffic.loaded == 2 * N * A + tiles * (B + N) * weight.numel() * 4
     assert traffic.stored == y.numel() * 4
@@ -155,7 +155,7 @@ def test_the_whole_pointwise_layer_reads_a_set_twice_a_column_tile(traffic):
 
 def test_wgrad_moves_what_its_tiles_imply(traffic, monkeypatch):
     """u once for each tap and column tile, g once for each row tile; each part of the sum once."""
-    monkeypatch.setattr(conv_ops, "WGRAD_PROGRAMS", 6)
+    monkeypatch.setattr(conv_launch, "WGRAD_PROGRAMS", 6)
     out_channels, kernel = 70, 3
     u, g = (
         maps(N, fmt="channels_last"),
@@ -164,7 +164,7 @@ def test_wgrad_moves_what_its_tiles_imply(traffic, monkeypatch):
     weight = torch.empty(out_channels, C, kernel, kernel)
     tile = pick("wgrad", u.dtype, C, out_channels)
     conv = ik.convolution.Conv((1, 1), (1, 1), (1, 1), torch.channels_last)
-    conv_ops.wgrad(conv, g, u, weight, None)
+    conv_launch.wgrad(conv, g, u, weight, None)
     row_tiles, column_tiles = -(-(kernel**2) * C // tile.bm), -(-out_channels // tile.bn)
     parts = 6 // (row_tiles * column_tiles)
     assert parts == 2

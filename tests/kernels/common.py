@@ -1,10 +1,9 @@
-"""What the kernel tests share: a case, the layer's gradients, and the oracle's."""
+"""What the kernel tests share: a case, the gradients of the layer, and those of the reference implementation."""
 
 import os
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import interconv_kernels as ik
@@ -24,7 +23,6 @@ RAGGED = {
 # A process with TRITON_INTERPRET=1 is there for backend "triton" (see the Makefile): the interpreter is slow.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BACKENDS = ("triton",) if INTERPRETED else ("torch", "cpp")
-BACKEND = "auto"  # what `layer` runs on: set by tests that go over the backends
 
 
 @dataclass
@@ -82,8 +80,9 @@ def make_case(
     return Case(u, weight, values(out_channels) if bias else None, list(lengths), conv)
 
 
-def layer(case, algorithm="auto"):
-    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, algorithm=algorithm, backend=BACKEND, **case.conv)
+def layer(case, algorithm="auto", backend="auto", **settings):
+    settings = {**case.conv, **settings, "algorithm": algorithm, "backend": backend}
+    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, **settings)
 
 
 def oracle(case):
@@ -92,10 +91,7 @@ def oracle(case):
 
 def eager_concat(case):
     """The layer in plain torch in the case's own dtype: what low precision is measured against."""
-    samples = case.u.split(case.lengths)
-    means = [x.mean(0, keepdim=True).expand_as(x) for x in samples]
-    padding = tuple(k // 2 for k in case.weight.shape[2:])
-    return F.conv2d(torch.cat([case.u, torch.cat(means)], dim=1), case.weight, case.bias, padding=padding)
+    return ik.reference.concat_interconv2d(case.u, case.weight, case.bias, case.lengths, **case.conv)
 
 
 def with_grads(function, case, g):
@@ -105,9 +101,4 @@ def with_grads(function, case, g):
     return [y.detach(), *torch.autograd.grad(y, case.tensors, g.to(y.dtype))]
 
 
-def worst(got, want):
-    """Largest absolute error over the largest value."""
-    if want.numel() == 0:
-        return 0.0
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-12))
+worst = ik.reference.relative_error

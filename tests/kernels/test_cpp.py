@@ -16,8 +16,8 @@ from common import DTYPES, worst
 from test_ops import LENGTHS, make_index, naive_center, naive_reduce, naive_spread
 
 import interconv_kernels as ik
-from interconv_kernels import _backends
-from interconv_kernels._backends import cpp_ops
+from interconv_kernels._backends import cpp, registry
+from interconv_kernels._backends.cpp import set_ops as cpp_ops
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ INCLUDE = Path(torch.__file__).parent / "include"
 FLAGS = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000", f"-I{INCLUDE}"]
 SHAPES = {"ragged": [3, 1, 4, 2], "in pieces": [2, 150, 64, 65, 1], "one set": [200]}
 
-reason = cpp_ops.can_run(CPU)
+reason = registry.BACKENDS["cpp"].can_run(CPU)
 needs_extension = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
@@ -130,7 +130,7 @@ def everything(u, lengths):
     return {
         "set_reduce": cpp_ops.set_reduce(u, sets, mean=False),
         "mean": mean,
-        "set_add": cpp_ops.set_add(u, mean, sets, mean=True),
+        "set_add": cpp_ops.set_add(u, mean, sets, mean=True, out=torch.empty_like(u)),
         "concat": cpp_ops.concat_set_mean(u, sets),
         "concat backward": cpp_ops.concat_set_mean_backward(torch.cat([u, u], dim=1), sets),
         "uncenter": cpp_ops.uncenter(mean, dev, sets),
@@ -318,26 +318,26 @@ def test_gpu_kernels_are_lean(arch, tmp_path):
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A folder in place of the installed package's, for the extension to be missing from."""
-    monkeypatch.setattr(cpp_ops, "_FOLDER", tmp_path)
-    for cached in (cpp_ops.load_error, cpp_ops.build):
+    monkeypatch.setattr(cpp, "_FOLDER", tmp_path)
+    for cached in (cpp.load_error, cpp.build_report):
         cached.cache_clear()
     yield tmp_path
-    for cached in (cpp_ops.load_error, cpp_ops.build):
+    for cached in (cpp.load_error, cpp.build_report):
         cached.cache_clear()
 
 
 def test_a_missing_extension_says_why(installed):
     (installed / "_cpp_build.json").write_text(json.dumps({"error": "no compiler today"}))
     with pytest.raises(ValueError, match=r"backend 'cpp' cannot run on cpu.*not built: no compiler today"):
-        _backends.get("cpp", CPU)
+        registry.get("cpp", CPU)
     assert "no compiler today" in ik.backends()["cpp"]["cpu"]
-    assert _backends.get("auto", CPU).__name__.endswith("torch_ops")
+    assert registry.get("auto", CPU).name == "torch"
 
 
 def test_a_broken_extension_shows_the_original_error(installed):
     (installed / "_cpp.abi3.so").write_text("no library")
     with pytest.raises(ValueError, match=r"_cpp\.abi3\.so does not load: .*(too short|invalid|ELF)"):
-        _backends.get("cpp", CPU)
+        registry.get("cpp", CPU)
 
 
 def build(tmp_path, code="pass", **env):

@@ -9,7 +9,9 @@ from common import FORMATS, make_case, oracle, with_grads, worst
 from test_cpp import Guarded, needs_extension
 
 import interconv_kernels as ik
-from interconv_kernels._backends import cpp_ops
+from interconv_kernels._backends.cpp import fused
+from interconv_kernels._backends.registry import BACKENDS
+from interconv_kernels.choice import choose
 from interconv_kernels.convolution import Conv
 from interconv_kernels.layout import common_format, flat
 from interconv_kernels.sets import SetIndex
@@ -34,12 +36,19 @@ def conv_of(case):
     return Conv((1, 1), padding, (1, 1), common_format(case.u, case.weight))
 
 
-def forward(case):
-    return cpp_ops.fused_forward(conv_of(case), case.u, case.weight, case.bias, index(case.lengths))
+def max_centered_of(case):
+    sets = index(case.lengths)
+    return choose(BACKENDS["cpp"], "fused", "forward", conv_of(case), case.u, case.weight, sets).max_centered
 
 
-def backward(case, g, need=(True, True, True)):
-    return cpp_ops.fused_backward(conv_of(case), g, case.u, case.weight, index(case.lengths), need)
+def forward(case, max_centered=None, sets=None, slope=None):
+    max_centered, sets = max_centered or max_centered_of(case), sets or index(case.lengths)
+    return fused.forward(conv_of(case), case.u, case.weight, case.bias, sets, max_centered, slope)
+
+
+def backward(case, g, need=(True, True, True), max_centered=None, sets=None):
+    max_centered, sets = max_centered or max_centered_of(case), sets or index(case.lengths)
+    return fused.backward(conv_of(case), g, case.u, case.weight, sets, need, max_centered)
 
 
 def everything(case, g):
@@ -195,9 +204,9 @@ def test_auto_uses_it(kernel, fmt, monkeypatch):
     """Forward and backward through the layer; every other algorithm and dtype keeps its path."""
     case, g = make(kernel, [2, 1, 3], 9, 4, (9, 7), fmt)
     used = []
-    for name in ("fused_forward", "fused_backward"):
-        real = getattr(cpp_ops, name)
-        monkeypatch.setattr(cpp_ops, name, lambda *a, real=real, name=name: used.append(name) or real(*a))
+    for name in ("forward", "backward"):
+        real = getattr(fused, name)
+        monkeypatch.setattr(fused, name, lambda *a, real=real, name=name: used.append(name) or real(*a))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
     def layer(case, **settings):
@@ -206,7 +215,7 @@ def test_auto_uses_it(kernel, fmt, monkeypatch):
     want = with_grads(oracle, case.to(torch.float64), g.double())
     for got, exact in zip(with_grads(layer, case, g), want, strict=True):
         assert worst(got, exact) < 1e-5
-    assert used == ["fused_forward", "fused_backward"]
+    assert used == ["forward", "backward"]
     layer(case, algorithm="split")
     layer(case, backend="torch")
     layer(case, stride=2)
@@ -228,11 +237,7 @@ def test_an_empty_set_is_passed_over(kernel, fmt):
     case.lengths = [0, 3, 0, 1]
     sets = ik.Sets.from_lengths(case.lengths)
     with_empty = SetIndex(sets.offsets, sets.set_ids)
-    conv = conv_of(case)
-    got = [
-        cpp_ops.fused_forward(conv, case.u, case.weight, case.bias, with_empty),
-        *cpp_ops.fused_backward(conv, g, case.u, case.weight, with_empty, (True, True, True)),
-    ]
+    got = [forward(case, sets=with_empty), *backward(case, g, sets=with_empty)]
     for a, b in zip(got, want, strict=True):
         assert worst(a, b) < 1e-6
 

@@ -181,31 +181,42 @@ def test_backends_report():
 
 
 def test_an_automatic_choice_logs_its_reason_once(monkeypatch, caplog):
-    from interconv_kernels._backends import _BACKENDS, Backend, get, torch_ops
+    from interconv_kernels._backends.registry import TorchBackend, get
 
-    broken = Backend(torch_ops, lambda device: "it is broken", lambda: "0")
-    monkeypatch.setattr("interconv_kernels._backends._BACKENDS", {"broken": broken, "torch": _BACKENDS["torch"]})
+    class Broken(TorchBackend):
+        name = "broken"
+
+        def can_run(self, device):
+            return "it is broken"
+
+    working = TorchBackend()
+    monkeypatch.setattr("interconv_kernels._backends.registry.BACKENDS", {"broken": Broken(), "torch": working})
     cpu = torch.device("cpu")
     with caplog.at_level("INFO", logger="interconv_kernels"):
-        assert get("auto", cpu) is torch_ops
-        assert get("auto", cpu) is torch_ops
-    assert [r.getMessage() for r in caplog.records] == ["backend 'broken' is passed over on cpu: it is broken"]
+        assert get("auto", cpu) is working
+        assert get("auto", cpu) is working
+    assert [r.getMessage() for r in caplog.records] == ["backend 'broken' is not used on cpu: it is broken"]
     with refused(ValueError, "'broken' cannot run on cpu", "it is broken"):
         get("broken", cpu)
 
 
 @pytest.mark.parametrize(
-    ("name", "slope", "error", "words"),
+    ("slope", "error", "words"),
     [
-        ("gulu", None, ValueError, ["'gulu'", "'gelu'"]),
-        ("prelu", None, ValueError, ["prelu is None", r"\[4\]"]),
-        ("prelu", torch.ones(3), ValueError, [r"prelu is \(3,\)", r"\[4\]"]),
-        ("relu", 0.1, ValueError, ["0.1", "'relu'", "none"]),
+        ("relu", TypeError, ["'relu'", "a number, a tensor or None"]),
+        (True, TypeError, ["True", "a number"]),
+        (torch.ones(3), ValueError, [r"\(3,\)", r"\[4\]"]),
+        (torch.ones(4, device="meta"), ValueError, ["meta", "cpu"]),
     ],
 )
-def test_activation(name, slope, error, words):
+def test_negative_slope(slope, error, words):
     with refused(error, *words):
-        ik.interconv2d(U, WEIGHT, None, [6], activation=name, slope=slope)
+        ik.interconv2d(U, WEIGHT, None, [6], negative_slope=slope)
+
+
+def test_activation_of_a_module():
+    with refused(TypeError, "GELU", "nn.ReLU, nn.LeakyReLU, nn.PReLU or None"):
+        ik.InterConv2d(3, activation=torch.nn.GELU())
 
 
 @pytest.mark.parametrize("backend", ["torch", "cpp"])

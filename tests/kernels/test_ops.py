@@ -1,4 +1,4 @@
-"""The operators against naive float64 loops: backend "cpp", both of backend "torch"'s ways (host borders, index
+"""The operators against naive float64 loops: backend "cpp", both of backend "torch"'s ways (host offsets, index
 arithmetic), fakes, opcheck."""
 
 import pytest
@@ -6,7 +6,7 @@ import torch
 from common import DTYPES, FORMATS, INTERPRETED, worst
 
 import interconv_kernels as ik
-from interconv_kernels._backends import _BACKENDS
+from interconv_kernels._backends.registry import BACKENDS
 from interconv_kernels.layout import dense, memory_format
 from interconv_kernels.sets import SetIndex
 
@@ -52,16 +52,16 @@ def make_index(lengths):
     return SetIndex(sets.offsets, sets.set_ids)
 
 
-WAYS = ["triton"] if INTERPRETED else ["torch, host borders", "torch, index arithmetic", "cpp"]
+WAYS = ["triton"] if INTERPRETED else ["torch, host offsets", "torch, index arithmetic", "cpp"]
 
 
 @pytest.fixture(params=WAYS)
 def ops(request):
     """A backend's set operations; "torch" has two ways, as on the CPU and on a GPU."""
-    backend = _BACKENDS[request.param.split(",")[0]]
+    backend = BACKENDS[request.param.split(",")[0]]
     if reason := backend.can_run(torch.device("cpu")):
         pytest.skip(reason)
-    return backend.load()
+    return backend.set_ops
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def index(request, ops):
     def make(lengths):
         made = make_index(lengths)
         if "index arithmetic" in request.node.callspec.params["ops"]:
-            made.borders = None
+            made.host_offsets = None
         return made
 
     return make
@@ -98,11 +98,16 @@ class TestSums:
         lengths = RAGGED[name]
         y, t = values(sum(lengths), dtype=dtype, fmt=fmt), values(len(lengths), dtype=dtype, fmt=fmt, seed=1)
         want = naive_spread(t, lengths, mean)
-        close(ops.set_add(None, t, index(lengths), mean), want, dtype)
-        close(ops.set_add(y, t, index(lengths), mean), y.double() + want, dtype)
+        close(ops.set_add(None, t, index(lengths), mean, torch.empty_like(y)), want, dtype)
+        close(ops.set_add(y, t, index(lengths), mean, torch.empty_like(y)), y.double() + want, dtype)
+        slope = torch.linspace(-1, 2, y.shape[1], dtype=dtype)
+        sums = y.double() + want
+        activated = torch.where(sums < 0, sums * slope.double().view(1, -1, 1, 1), sums)
+        close(ops.set_add(y, t, index(lengths), mean, torch.empty_like(y), slope=slope), activated, dtype)
         if sum(lengths) > 4:
-            got = ops.set_add(y[2:4], t, index(lengths), mean, block=(2, 4))
-            close(got, y[2:4].double() + want[2:4], dtype)
+            block = y[2:4].clone(memory_format=FORMATS[fmt])
+            assert ops.set_add(block, t, index(lengths), mean, out=block, first=2) is block
+            close(block, y[2:4].double() + want[2:4], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,9 +176,9 @@ def calls():
                     yield "interconv2d fused", ops.interconv2d, (u, weight, bias, *layer)
                     yield "backward fused", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
                 if not grad or few:
-                    slope = torch.full((1,), 0.25, dtype=dtype)
+                    slope = torch.full((4,), 0.25, dtype=dtype)
                     tensors = (u.detach(), weight.detach(), bias, slope)
-                    yield "activated", ops.interconv2d_activated, (*tensors, *index, "prelu", *layer[2:])
+                    yield "interconv2d_leaky_relu", ops.interconv2d_leaky_relu, (*tensors, *layer)
             yield "center", ops.center, (values(10, dtype=dtype, fmt=fmt), *index, False, "auto")
             yield (
                 "uncenter",

@@ -1,33 +1,33 @@
 """The library's seven promises (README), each over algorithms, dtypes, ragged shapes and memory formats."""
 
 import math
+from functools import partial
 
 import common
 import pytest
 import torch
-from common import ALGORITHMS, DTYPES, FORMATS, RAGGED, eager_concat, layer, make_case, oracle, with_grads, worst
+from common import ALGORITHMS, DTYPES, FORMATS, RAGGED, eager_concat, make_case, oracle, with_grads, worst
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import interconv_kernels as ik
 from interconv_kernels import algorithms
-from interconv_kernels._backends import _BACKENDS, torch_ops
+from interconv_kernels._backends.registry import BACKENDS
+from interconv_kernels.choice import Choice, choose
 from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
 
 @pytest.fixture(params=common.BACKENDS)
-def backend(request, monkeypatch):
-    reason = _BACKENDS[request.param].can_run(torch.device("cpu"))
+def layer(request):
+    """`common.layer` on each backend."""
+    reason = BACKENDS[request.param].can_run(torch.device("cpu"))
     if reason is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(common, "BACKEND", request.param)
+    return partial(common.layer, backend=request.param)
 
 
-def everywhere(test):
-    """Over algorithms and backends."""
-    return pytest.mark.usefixtures("backend")(pytest.mark.parametrize("algorithm", ALGORITHMS)(test))
-
+everywhere = pytest.mark.parametrize("algorithm", ALGORITHMS)  # with `layer`: over algorithms and backends
 
 formats = pytest.mark.parametrize("fmt", FORMATS)
 
@@ -45,7 +45,7 @@ def small_blocks(monkeypatch):
 @formats
 @pytest.mark.parametrize("name", RAGGED)
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_agrees_with_the_oracle_in_float64(algorithm, fmt, name, kernel):
+def test_agrees_with_the_oracle_in_float64(layer, algorithm, fmt, name, kernel):
     case = make_case(RAGGED[name], kernel=kernel, fmt=fmt)
     g = torch.randn_like(layer(case))
     for got, want in zip(with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
@@ -55,16 +55,16 @@ def test_agrees_with_the_oracle_in_float64(algorithm, fmt, name, kernel):
 @everywhere
 @formats
 @pytest.mark.parametrize("name", RAGGED)
-def test_agrees_with_the_oracle_in_blocks(algorithm, fmt, name, small_blocks):
-    test_agrees_with_the_oracle_in_float64(algorithm, fmt, name, 3)
-    test_agrees_with_the_oracle_in_float64(algorithm, fmt, name, 1)
+def test_agrees_with_the_oracle_in_blocks(layer, algorithm, fmt, name, small_blocks):
+    test_agrees_with_the_oracle_in_float64(layer, algorithm, fmt, name, 3)
+    test_agrees_with_the_oracle_in_float64(layer, algorithm, fmt, name, 1)
 
 
 @everywhere
 @pytest.mark.parametrize("name", RAGGED)
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @formats
-def test_low_precision_is_as_good_as_torch(algorithm, fmt, name, dtype):
+def test_low_precision_is_as_good_as_torch(layer, algorithm, fmt, name, dtype):
     """Promise 6 as well: at most a few times torch's own error for the same dtype, on the same input, against
     float64."""
     case = make_case(RAGGED[name], channels=8, out_channels=8, dtype=dtype, fmt=fmt, size=(6, 5))
@@ -105,7 +105,7 @@ def test_any_shape(lengths, channels, out_channels, size, kernel, stride, dilati
 
 
 @everywhere
-def test_no_samples(algorithm):
+def test_no_samples(layer, algorithm):
     for lengths in ([], [0, 0]):
         case = make_case(lengths)
         y, *grads = with_grads(lambda c: layer(c, algorithm), case, torch.zeros(0, 4, 9, 7))
@@ -116,7 +116,7 @@ def test_no_samples(algorithm):
 
 @everywhere
 @formats
-def test_gradients_of_any_stride(algorithm, fmt):
+def test_gradients_of_any_stride(layer, algorithm, fmt):
     case = make_case([2, 3, 1], fmt=fmt)
     y = oracle(case)
     wide = torch.randn(6, 8, 9, 7, dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_gradients_of_any_stride(algorithm, fmt):
 
 
 @everywhere
-def test_input_of_any_stride(algorithm):
+def test_input_of_any_stride(layer, algorithm):
     base = torch.randn(6, 10, 9, 14, dtype=torch.float64)
     views = {
         "slice of a concat": base[:, 2:7, :, :7],
@@ -161,7 +161,7 @@ def test_input_of_any_stride(algorithm):
 @formats
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
-def test_another_sets_values_change_nothing(algorithm, fmt, dtype, bad):
+def test_another_sets_values_change_nothing(layer, algorithm, fmt, dtype, bad):
     lengths = [3, 1, 4, 2]
     clean = make_case(lengths, dtype=dtype, fmt=fmt)
     spoiled = make_case(lengths, dtype=dtype, fmt=fmt)
@@ -181,7 +181,7 @@ def test_another_sets_values_change_nothing(algorithm, fmt, dtype, bad):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("size", [(9, 7), (32, 33)])
-def test_a_sets_place_in_the_batch_changes_nothing(algorithm, fmt, dtype, kernel, size):
+def test_a_sets_place_in_the_batch_changes_nothing(layer, algorithm, fmt, dtype, kernel, size):
     """The same sets in another order: each set's outputs and gradients have the same bits."""
     lengths, order = [3, 1, 8, 2], [2, 0, 3, 1]
     case = make_case(lengths, channels=16, out_channels=16, kernel=kernel, size=size, dtype=dtype, fmt=fmt)
@@ -198,12 +198,12 @@ def test_a_sets_place_in_the_batch_changes_nothing(algorithm, fmt, dtype, kernel
 
 
 @everywhere
-def test_a_sets_place_in_blocks_changes_nothing(algorithm, small_blocks):
+def test_a_sets_place_in_blocks_changes_nothing(layer, algorithm, small_blocks):
     test_a_sets_place_in_the_batch_changes_nothing(algorithm, "nchw", torch.float32, 3, (9, 7))
 
 
 @everywhere
-def test_permuting_a_set_permutes_its_output(algorithm):
+def test_permuting_a_set_permutes_its_output(layer, algorithm):
     case = make_case([5, 2], dtype=torch.float32)
     rows = torch.tensor([3, 0, 4, 1, 2, 5, 6])
     moved = make_case([5, 2], dtype=torch.float32)
@@ -217,7 +217,7 @@ def test_permuting_a_set_permutes_its_output(algorithm):
 @everywhere
 @formats
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bits_run_after_run(algorithm, fmt, dtype):
+def test_same_bits_run_after_run(layer, algorithm, fmt, dtype):
     case = make_case([1, 2, 7, 3], channels=16, out_channels=16, size=(20, 21), dtype=dtype, fmt=fmt)
     g = torch.randn(13, 16, 20, 21).to(dtype)
     first = with_grads(lambda c: layer(c, algorithm), case, g)
@@ -236,12 +236,13 @@ def test_nothing_is_read_back_from_the_device(algorithm):
     u, weight, bias, offsets, ids = (x.to("meta") for x in (*case.tensors, case.sets.offsets, case.sets.set_ids))
     conv = Conv((1, 1), (1, 1), (1, 1))
     sets = SetIndex(offsets, ids)
-    assert sets.borders is None
-    y = algorithms.forward(torch_ops, algorithm, conv, u, weight, bias, sets)
+    assert sets.host_offsets is None
+    backend = BACKENDS["torch"]
+    y = algorithms.forward(backend, Choice(algorithm), conv, u, weight, bias, sets)
     assert y.shape == (8, 4, 9, 7)
-    grads = algorithms.backward(torch_ops, algorithm, conv, y, u, weight, sets, (True, True, True))
+    grads = algorithms.backward(backend, Choice(algorithm), conv, y, u, weight, sets, (True, True, True))
     assert [x.shape for x in grads] == [u.shape, weight.shape, bias.shape]
-    assert algorithms.choose(torch_ops, "auto", "forward", conv, u, weight, sets.num_sets) in ("split", "centered")
+    assert choose(backend, "auto", "forward", conv, u, weight, sets).algorithm in ("split", "centered")
 
 
 # --- 5. int64 addressing ----------------------------------------------------------------------------------------------

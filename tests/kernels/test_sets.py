@@ -81,5 +81,5 @@ def test_runs_and_parts():
     assert index.runs(1, 4) == [(0, 0, 1), (1, 1, 3)]
     assert index.runs(2, 3) == [(1, 0, 1)]
     part = index.part(1, 3)
-    assert part.borders == [0, 3, 4]
+    assert part.host_offsets == [0, 3, 4]
     assert part.set_ids.tolist() == [0, 0, 0, 1]

@@ -25,10 +25,10 @@ def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     if u.device.type != "cpu" or u.dtype != torch.float32:
         return f"the fused layer of backend 'cpp' is for float32 on the CPU, not {u.dtype} on {u.device.type}"
     if not (conv.is_pointwise(weight) or _is_winograd(conv, weight)):
+        settings = f"kernel {tuple(weight.shape[2:])}, stride {conv.stride}, padding {conv.padding}"
         return (
-            "the fused layer of backend 'cpp' is for 1x1 kernels with padding 0 and 3x3 kernels with padding 0 to 2"
-            f", both with stride and dilation 1, not for kernel {tuple(weight.shape[2:])}, stride {conv.stride}, padding"
-            f" {conv.padding}, dilation {conv.dilation}"
+            "the fused layer of backend 'cpp' is for 1x1 kernels with padding 0 and 3x3 kernels with padding 0 to 2,"
+            f" with stride and dilation 1, not for {settings}, dilation {conv.dilation}"
         )
     return None
 
