@@ -201,6 +201,9 @@ def fused_backward(
 
 
 def _layer(conv: Conv, u: Tensor, weight: Tensor) -> tuple[bool | int, ...]:
-    """What the raw ops ask of layout and convolution: channels_last; for kernel 3 image size and padding as well."""
+    """Arguments of the raw ops: channels_last; for 3x3 kernels image size and padding; max_centered."""
     last = conv.fmt == torch.channels_last
-    return (last,) if conv.is_pointwise(weight) else (last, *u.shape[2:], *conv.padding)
+    if not conv.is_pointwise(weight):
+        return last, *u.shape[2:], *conv.padding, 8
+    c, co = u.shape[1], weight.shape[0]
+    return last, max(1, c * co // (8 * (c + co)))
