@@ -26,14 +26,16 @@ ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 endif
 
-lint: $(READY) ## ruff (lint and format) and mypy
+lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror csrc/*
 
-format: $(READY) ## mend what ruff can mend
+format: $(READY) ## fix what ruff and clang-format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)

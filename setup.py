@@ -1,9 +1,14 @@
-"""Builds the C++/CUDA extension `interconv_kernels/_cpp.*.so`; everything else is in pyproject.toml.
+"""Builds the C++/CUDA extension `interconv_kernels/_cpp.*.so`. Everything else is in pyproject.toml.
 
-The extension is optional. Without torch or a C++ compiler the package is pure Python, without nvcc the extension is for
-the CPU alone; `_cpp_build.json` beside it says what was built, or why not, and `ik.backends()` shows it.
+The extension is optional. Without torch or a C++ compiler the package is pure Python; without nvcc the extension runs
+on the CPU only. `_cpp_build.json`, next to the extension, records what was built or why it was not, and `ik.backends()`
+shows it.
 
-Environment: CXX, NVCC, TORCH_CUDA_ARCH_LIST (default 7.5 to 12.0; no GPU is needed), MAX_JOBS.
+Environment variables:
+    CXX: C++ compiler (default: c++, g++ or clang++ on PATH).
+    NVCC: CUDA compiler (default: nvcc on PATH).
+    TORCH_CUDA_ARCH_LIST: GPU architectures (default: 7.5 to 12.0; no GPU is needed to build).
+    MAX_JOBS: number of files that are compiled at once (default: number of CPUs).
 """
 
 from __future__ import annotations
@@ -24,22 +29,35 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
-# The stable ABI of torch 2.13, so that one library serves every later torch. No contraction to fused multiply-adds: the
-# same bits on every machine.
+# The stable ABI of torch 2.13: one library works with every later torch.
 FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
+# No contraction to fused multiply-adds: the set operations give the same bits on every machine.
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
-FUSED_LAYERS = ["pointwise.cpp", "product.cpp", "winograd.cpp", "winograd_tiles.cpp"]
-HOST_SOURCES = ["cpu.cpp", "register.cpp", *FUSED_LAYERS]
-# Matrix products, as the vendor's, live on fused multiply-adds.
-EXTRA_FLAGS = {name: ["-ffp-contract=fast"] for name in FUSED_LAYERS}
+# Except in the fused layers: a matrix product needs fused multiply-adds for its speed.
+FUSED_FLAGS = ["-ffp-contract=fast"]
+SET_OPS_SOURCES = ["cpu.cpp", "register.cpp"]
+FUSED_SOURCES = [
+    "gemm.cpp",
+    "pointwise_layer.cpp",
+    "pointwise_ops.cpp",
+    "pointwise_weight_gradient.cpp",
+    "winograd_layer.cpp",
+    "winograd_ops.cpp",
+    "winograd_transforms.cpp",
+    "winograd_weight_gradient.cpp",
+]
 
 
 class BuildError(Exception):
-    """Why the extension, or its CUDA part, was not built."""
+    """The extension, or its CUDA part, cannot be built."""
 
 
 def run(command: list[str]) -> None:
-    """Raises BuildError with what the command printed, if it fails."""
+    """Run a command.
+
+    Raises:
+        BuildError: It failed. The message is its output.
+    """
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -49,26 +67,26 @@ def run(command: list[str]) -> None:
 
 
 def compiler(variable: str, *names: str) -> list[str]:
-    """The command in the environment's `variable`, or the first of `names` on PATH."""
+    """Return the command in the environment variable `variable`, or else the first of `names` on PATH."""
     if os.environ.get(variable):
         return shlex.split(os.environ[variable])
     for name in names:
         if path := shutil.which(name):
             return [path]
-    raise BuildError(f"none of {', '.join(names)} is on PATH (set {variable})")
+    raise BuildError(f"none of {', '.join(names)} is on PATH; set {variable}")
 
 
 def architectures() -> list[str]:
-    """["8.0", "12.0+PTX"] and so on."""
+    """Return the GPU architectures to build for, for example ["8.0", "12.0+PTX"]."""
     names = re.split(r"[ ;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
     for name in names:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
-            raise BuildError(f"TORCH_CUDA_ARCH_LIST has {name!r}: expected the like of 8.0 or 9.0+PTX")
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST contains {name!r}: expected names such as 8.0 or 9.0+PTX")
     return names
 
 
 def gencode(names: list[str]) -> list[str]:
-    """nvcc's flags: machine code for each architecture, and PTX where asked for."""
+    """Return the nvcc flags: machine code for each architecture, and PTX where it is requested."""
     flags = []
     for name in names:
         number = name.removesuffix("+PTX").replace(".", "")
@@ -79,12 +97,12 @@ def gencode(names: list[str]) -> list[str]:
 
 
 class BuildExtension(build_ext):
-    """Compiles with g++ and nvcc themselves: there are seven files."""
+    """Calls the compilers directly."""
 
     def build_extension(self, ext: Extension) -> None:
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        library.unlink(missing_ok=True)  # an older build must not outlive a failure
+        library.unlink(missing_ok=True)  # so that no older build remains if this one fails
         try:
             built = self.compile(library)
         except BuildError as error:
@@ -95,7 +113,7 @@ class BuildExtension(build_ext):
     def compile(self, library: Path) -> dict[str, object]:
         spec = find_spec("torch")
         if spec is None or spec.origin is None:
-            raise BuildError("torch is not in the build's environment (install it, then use --no-build-isolation)")
+            raise BuildError("torch is not in the build's environment: install it and build with --no-build-isolation")
         torch = Path(spec.origin).parent
         cxx = compiler("CXX", "c++", "g++", "clang++")
         objects = Path(self.build_temp)
@@ -108,7 +126,7 @@ class BuildExtension(build_ext):
             return target
 
         def cuda_part() -> tuple[list[str], list[str] | None, str]:
-            """(objects, linker, reason why there is none)."""
+            """Return the objects, the linker, and the reason if there are none."""
             try:
                 nvcc, names = compiler("NVCC", "nvcc"), architectures()
                 command = [*nvcc, *flags, "-fmad=false", "--threads=0", *gencode(names)]
@@ -120,13 +138,14 @@ class BuildExtension(build_ext):
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             cuda = pool.submit(cuda_part)
             command = [*cxx, *flags, *HOST_FLAGS]
-            host = pool.map(lambda source: compiled(source, [*command, *EXTRA_FLAGS.get(source, [])]), HOST_SOURCES)
-            host_objects = list(host)
+            set_ops = pool.map(lambda source: compiled(source, command), SET_OPS_SOURCES)
+            fused = pool.map(lambda source: compiled(source, [*command, *FUSED_FLAGS]), FUSED_SOURCES)
+            host_objects = [*set_ops, *fused]
             cuda_objects, nvcc, no_cuda = cuda.result()
         if no_cuda:
             print(f"interconv_kernels: no CUDA part in the extension: {no_cuda}", file=sys.stderr)
         libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-        # nvcc, where it is, links its own runtime in.
+        # nvcc, if there is one, links the CUDA runtime statically.
         run([*(nvcc or cxx), "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
         return {"architectures": architectures() if cuda_objects else [], "no_cuda": no_cuda}
 

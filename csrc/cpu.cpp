@@ -1,25 +1,27 @@
-// The CPU launcher: groups x column tiles over torch's threads.
+// The set operations on the CPU: the launcher runs groups x tiles of columns on torch's threads.
 #include <algorithm>
 
-#include "clones.h"
-#include "ops.h"
+#include "multiversioning.h"
+#include "raw_set_ops.h"
 
 namespace interconv {
 namespace {
 
-// Columns of a tile: long runs in each row for the prefetcher (1024 columns read at two thirds of the speed), short enough
-// that the sums and a small set's rows stay in the cache between take() and give().
-constexpr int kTile = 8192;
-constexpr int64_t kGrain = 16 * 1024;  // elements below which a thread is not worth waking
+// Columns of a tile. Long enough runs of each row for the prefetcher (1024 columns were read at two thirds of the
+// speed); short enough that the sums and the rows of a small set stay in the cache between accumulate() and write().
+constexpr int kTileColumns = 8192;
+// Elements per thread below which starting a thread costs more than it saves.
+constexpr int64_t kMinElements = 16 * 1024;
 
+// Tile by tile, and in a tile group by group: the samples of neighbouring sets are neighbours in memory.
 template <class F>
-IK_CLONES void run_tiles(const F& f, int64_t groups, int64_t columns, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {  // tile by tile, so that a set's samples follow each other
-    const int64_t c = i / groups * kTile;
-    if (columns - c >= kTile) {
-      f.template run<kTile>(i % groups, c, kTile);  // a constant: whole vectors, no tail
+IK_MULTIVERSIONED void run_tiles(const F& f, int64_t groups, int64_t columns, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t c = i / groups * kTileColumns;
+    if (columns - c >= kTileColumns) {
+      f.template run<kTileColumns>(i % groups, c, kTileColumns);  // a constant n: whole vectors without a tail
     } else {
-      f.template run<kTile>(i % groups, c, static_cast<int>(columns - c));
+      f.template run<kTileColumns>(i % groups, c, static_cast<int>(columns - c));
     }
   }
 }
@@ -29,17 +31,16 @@ struct Cpu {
 
   template <class F>
   static void launch(const F& f, int64_t groups, int64_t columns, bool) {
-    const int64_t tiles = (columns + kTile - 1) / kTile;
+    const int64_t tiles = (columns + kTileColumns - 1) / kTileColumns;
     if (groups * tiles == 0) return;
-    const int64_t grain = std::max<int64_t>(1, kGrain / std::min<int64_t>(kTile, columns));
-    torch::stable::parallel_for(0, groups * tiles, grain, [&](int64_t begin, int64_t end) {
-      run_tiles(f, groups, columns, begin, end);
-    });
+    const int64_t grain = std::max<int64_t>(1, kMinElements / std::min<int64_t>(kTileColumns, columns));
+    torch::stable::parallel_for(0, groups * tiles, grain,
+                                [&](int64_t begin, int64_t end) { run_tiles(f, groups, columns, begin, end); });
   }
 
-  static bool may_be_long(const SetIndex& sets) {
+  static bool may_have_long_sets(const SetIndex& sets) {
     for (int64_t b = 0; b < sets.num_sets; ++b) {
-      if (SetIndex::is_long(sets.span(b))) return true;
+      if (sets[b].is_long()) return true;
     }
     return false;
   }
@@ -48,4 +49,4 @@ struct Cpu {
 }  // namespace
 }  // namespace interconv
 
-STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CPU, m) { interconv::implement<interconv::Cpu>(m); }
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CPU, m) { interconv::register_set_ops<interconv::Cpu>(m); }

@@ -1,20 +1,21 @@
-// The CUDA launcher: a thread takes 16 bytes of columns of one group.
+// The set operations on CUDA: a thread handles 16 bytes (or one element) of columns of one group.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
 
-#include "ops.h"
+#include "raw_set_ops.h"
 
 namespace interconv {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kMaxGridY = 65535;
+constexpr int kThreads = 256;         // of a block
+constexpr int kMinBlocks = 2;         // per multiprocessor: leaves each thread 128 registers, enough not to spill
+constexpr unsigned kWarp = 32;        // threads along the columns at least, so that a warp reads contiguous memory
+constexpr int64_t kMaxGridY = 65535;  // CUDA's limit
 
-// At least two blocks at a time on a multiprocessor: up to 128 registers a thread, so that nothing spills.
 template <int W, class F>
-__global__ void __launch_bounds__(kThreads, 2) run_vectors(F f, int64_t groups, int64_t vectors) {
+__global__ void __launch_bounds__(kThreads, kMinBlocks) run_vectors(F f, int64_t groups, int64_t vectors) {
   const int64_t v = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
   if (v >= vectors) return;
   for (int64_t g = blockIdx.y * int64_t(blockDim.y) + threadIdx.y; g < groups; g += int64_t(gridDim.y) * blockDim.y) {
@@ -24,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, 2) run_vectors(F f, int64_t groups, 
 
 template <int W, class F>
 void launch_vectors(const F& f, int64_t groups, int64_t vectors, cudaStream_t stream) {
-  unsigned x = 32;
+  unsigned x = kWarp;
   while (x < kThreads && x < vectors) x *= 2;
   const unsigned y = kThreads / x;
   const dim3 grid((vectors + x - 1) / x, std::min(kMaxGridY, (groups + y - 1) / y));
@@ -39,24 +40,24 @@ struct Cuda {
   explicit Cuda(const Tensor& x) : guard(x.get_device_index()) {}
 
   template <class F>
-  static void launch(const F& f, int64_t groups, int64_t columns, bool wide) {
+  static void launch(const F& f, int64_t groups, int64_t columns, bool vectorized) {
     if (groups * columns == 0) return;
-    const auto current = torch::stable::accelerator::getCurrentStream(
-        torch::stable::accelerator::getCurrentDeviceIndex());
+    const auto current =
+        torch::stable::accelerator::getCurrentStream(torch::stable::accelerator::getCurrentDeviceIndex());
     const auto stream = static_cast<cudaStream_t>(current.nativeHandle());
     constexpr int kWidth = 16 / sizeof(typename F::Scalar);
-    if (wide) {
+    if (vectorized) {
       launch_vectors<kWidth>(f, groups, columns / kWidth, stream);
     } else {
       launch_vectors<1>(f, groups, columns, stream);
     }
   }
 
-  // From shapes alone: the set sizes are on the device, and nothing waits for it.
-  static bool may_be_long(const SetIndex& sets) { return sets.num_rows > kPiece; }
+  // From shapes alone: set sizes are on the device, and reading them would wait for it.
+  static bool may_have_long_sets(const SetIndex& sets) { return sets.num_rows > kChunk; }
 };
 
 }  // namespace
 }  // namespace interconv
 
-STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CUDA, m) { interconv::implement<interconv::Cuda>(m); }
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CUDA, m) { interconv::register_set_ops<interconv::Cuda>(m); }
