@@ -11,6 +11,7 @@ Both change the network in place and report what they did. The changed network g
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -75,7 +76,7 @@ def replace_with_interconv(
             unchanged at first, for any set size. False: new weights, to train from scratch.
         merge_activations: in an nn.Sequential, move an nn.ReLU, nn.LeakyReLU or nn.PReLU that directly follows a
             replaced layer into that layer (`InterConv2d(activation=...)`), which makes inference faster; nn.Identity
-            takes its place.
+            takes its place. Only for networks that run such an nn.Sequential as a whole.
         algorithm: of the new layers.
         backend: of the new layers.
 
@@ -207,18 +208,21 @@ def _operate(model: nn.Module, select: Selector, build: Callable[[str, nn.Module
 
 def _merge_activations(report: SurgeryReport) -> None:
     """Moves activations that directly follow a changed layer in an nn.Sequential into that layer."""
-    changed = {name for name, _, _ in report.changed}
+    entries = {name: i for i, (name, _, _) in enumerate(report.changed)}
+    places = Counter(id(module) for _, module in report.model.named_modules(remove_duplicate=False))
     for name, parent in list(report.model.named_modules()):
         children = list(parent.named_children()) if type(parent) is nn.Sequential else []
         for (key, layer), (next_key, activation) in pairwise(children):
-            full_name = f"{name}.{key}" if name else key
-            if full_name not in changed or type(activation) not in ACTIVATIONS or _has_hooks(activation):
+            entry = entries.get(f"{name}.{key}" if name else key)
+            if entry is None or type(activation) not in ACTIVATIONS or _has_hooks(activation):
+                continue
+            if places[id(layer)] > 1:  # elsewhere another activation, or none, may follow it
                 continue
             assert isinstance(layer, InterConv2d)
             layer.activation = activation
             parent._modules[next_key] = nn.Identity()
-            i = next(i for i, entry in enumerate(report.changed) if entry[0] == full_name)
-            report.changed[i] = (full_name, f"{report.changed[i][1]} + {_brief(activation)}", _brief(layer))
+            full_name, before, _ = report.changed[entry]
+            report.changed[entry] = (full_name, f"{before} + {_brief(activation)}", _brief(layer))
 
 
 def _has_hooks(module: nn.Module) -> bool:

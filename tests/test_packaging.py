@@ -45,3 +45,11 @@ def test_the_name_of_the_distribution():
 
     assert version("interconv-kernels") == interconv_kernels.__version__
     assert metadata("interconv-kernels")["License-Expression"] == "Apache-2.0"
+
+
+def test_dir_shows_the_public_names_and_nothing_else():
+    import interconv_kernels as ik
+
+    assert set(dir(ik)) == set(ik.__all__)
+    assert all(hasattr(ik, name) for name in ik.__all__)
+    assert set(dir(ik.reference)) == set(ik.reference.__all__)

@@ -39,7 +39,7 @@ def test_lengths(lengths, error, words):
 @pytest.mark.parametrize(
     ("offsets", "error", "words"),
     [
-        ([0, 3, 2, 6], ValueError, ["fall from 3 to 2", "index 2"]),
+        ([0, 3, 2, 6], ValueError, ["decrease from 3 to 2", "index 2"]),
         ([1, 6], ValueError, [r"\[1, 6\]", "starting with 0"]),
         ([], ValueError, [r"B\+1"]),
         ([0, 5], ValueError, ["end at 5", "N = 6"]),

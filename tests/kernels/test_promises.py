@@ -99,7 +99,7 @@ def test_any_shape(lengths, channels, out_channels, size, kernel, stride, dilati
     case = make_case(lengths, channels, out_channels, size, kernel, bias=bias, fmt=fmt, **conv)
     want = oracle(case)
     g = torch.randn_like(want)
-    for got, exact in zip(with_grads(lambda c: layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
+    for got, exact in zip(with_grads(lambda c: common.layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
         assert got.shape == exact.shape
         assert worst(got, exact) < 1e-11
 
@@ -199,7 +199,7 @@ def test_a_sets_place_in_the_batch_changes_nothing(layer, algorithm, fmt, dtype,
 
 @everywhere
 def test_a_sets_place_in_blocks_changes_nothing(layer, algorithm, small_blocks):
-    test_a_sets_place_in_the_batch_changes_nothing(algorithm, "nchw", torch.float32, 3, (9, 7))
+    test_a_sets_place_in_the_batch_changes_nothing(layer, algorithm, "nchw", torch.float32, 3, (9, 7))
 
 
 @everywhere

@@ -128,3 +128,54 @@ def test_a_lone_layer_and_a_second_time():
     assert [name for name, *_ in report.changed] == ["0.0"]
     with pytest.raises(ValueError, match="nothing to change"):
         ik.replace_with_interconv(nn.Sequential(inner[0][1]))
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+def activated_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6)),
+        *(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.Conv2d(6, 4, 1), nn.LeakyReLU(0.2)),
+        nn.Conv2d(4, 2, 1),
+    ).eval()
+
+
+def test_activations_are_merged_where_they_follow_directly():
+    x = torch.randn(5, 3, 9, 8)
+    network = activated_network()
+    want = network(x)
+    report = ik.replace_with_interconv(network, merge_activations=True)
+    assert ik.reference.relative_error(ik.SetModel(network)(x, [2, 3]), want) < 1e-6
+    assert [type(layer.activation) for layer in network if isinstance(layer, ik.InterConv2d)] == [
+        nn.PReLU,
+        type(None),
+        nn.LeakyReLU,
+        type(None),
+    ]
+    assert [i for i, layer in enumerate(network) if isinstance(layer, nn.Identity)] == [1, 6]
+    assert "0: Conv2d(3, 6" in str(report)
+    assert "+ PReLU(num_parameters=6) -> InterConv2d" in str(report)
+    assert "activation=PReLU(num_parameters=6)" in str(report)
+    with torch.no_grad():
+        assert ik.reference.relative_error(ik.SetModel(network)(x, [2, 3]), want) < 1e-6
+
+
+def test_activations_are_not_merged_unless_asked_or_where_they_have_hooks():
+    network = activated_network()
+    ik.replace_with_interconv(network)
+    assert not any(isinstance(layer, nn.Identity) for layer in network)
+    network = activated_network()
+    network[1].register_forward_hook(lambda *arguments: None)
+    ik.replace_with_interconv(network, merge_activations=True)
+    assert isinstance(network[1], nn.PReLU)
+    assert isinstance(network[6], nn.Identity)
+
+
+def test_a_layer_in_two_places_keeps_its_activations():
+    conv = nn.Conv2d(2, 2, 1)
+    network = nn.ModuleDict({"a": nn.Sequential(conv, nn.ReLU()), "b": nn.Sequential(conv, nn.LeakyReLU())})
+    ik.replace_with_interconv(network, merge_activations=True)
+    assert [type(branch[1]) for branch in network.values()] == [nn.ReLU, nn.LeakyReLU]
