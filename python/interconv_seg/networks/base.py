@@ -32,7 +32,11 @@ class Body(nn.Module):
     min_size: int
 
     def check_size(self, x: Tensor) -> None:
-        """Raises ValueError if H or W is not a multiple of `stride`. (`SetNetwork` pads its input to fit.)"""
+        """Checks the size of the images, which `SetNetwork` pads to fit.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
+        """
         if x.shape[2] % self.stride or x.shape[3] % self.stride:
             raise ValueError(f"x has shape {tuple(x.shape)}: expected H and W to be multiples of {self.stride}")
 
