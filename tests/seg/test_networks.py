@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interconv_seg import automatic_loss, build
-from interconv_seg.networks import FAMILIES, SIZES, NnUNet, SimpleUNet, tables
+from interconv_seg.networks import FAMILIES, SIZES, NnUNet, SimpleUNet, SwinUNet, tables
 from torch import nn
 
 import interconv_kernels as ik
@@ -59,7 +59,7 @@ def test_counts(family):
 def test_the_tables_are_the_papers(capsys):
     counted = {(name, placement, str(features)): n for (name, placement, features), n in COUNTS.items()}
     family_of = {"SimpleUNet": "simpleunet", "nnUNet": "nnunet", "SwinUNet": "swinunet"}
-    rows = tables.rows()
+    rows = tables.paper_networks()
     assert len(rows) == 26
     for row in rows:
         family = family_of.get(row.network.removesuffix("-InterConv"), "scribbleprompt")
@@ -104,13 +104,13 @@ def test_forward_and_backward_with_ragged_sets(family, interconv):
     assert y.shape == (6, 3, 40, 24)
     layers = [m for m in network.modules() if isinstance(m, ik.InterConv2d)]
     assert bool(layers) == (interconv is not None)
-    assert torch.equal(network(x, [6]), y) == (interconv is None)  # a baseline does without its sets
+    assert torch.equal(network(x, [6]), y) == (interconv is None)  # a baseline ignores its sets
     torch.testing.assert_close(network(x, ik.Sets.from_lengths([1, 3, 2])), y, rtol=0, atol=0)
 
 
 @each_network
 @pytest.mark.parametrize("training", [False, True])
-def test_sets_are_islands(family, interconv, training):
+def test_sets_do_not_affect_each_other(family, interconv, training):
     network = small(family, interconv).train(training)
     x = torch.randn(6, 2, 32, 48)
     spoiled = x.clone()
@@ -125,13 +125,13 @@ def test_sets_are_islands(family, interconv, training):
         assert y.isfinite().all()
         assert z[2:5].isnan().all()
         assert torch.equal(y[others], z[others])
-    spoiled[0] = torch.nan  # but inside a set every sample reaches every other
+    spoiled[0] = torch.nan  # within a set, each sample affects the others
     with torch.no_grad():
         assert network.eval()(spoiled, [2, 3, 1])[1].isnan().any() == (interconv is not None)
 
 
-class WordForWord(nn.Module):
-    """The layer as the paper has it: for each set the mean, the concatenation, one convolution (Eq. 1-3)."""
+class NaiveLayer(nn.Module):
+    """The layer as in the paper: for each set the mean, the concatenation, one convolution (Eq. 1-3)."""
 
     def __init__(self, layer, lengths):
         super().__init__()
@@ -154,7 +154,7 @@ def test_the_authors_formula_through_a_whole_network(family, interconv):
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, ik.InterConv2d):
-                setattr(parent, name, WordForWord(child, [1, 3, 2]))
+                setattr(parent, name, NaiveLayer(child, [1, 3, 2]))
     torch.testing.assert_close(network(x), y, rtol=1e-9, atol=1e-9)
 
 
@@ -169,6 +169,80 @@ def test_append_puts_an_interconv_after_layers_as_they_were(family):
         assert interconv.stride == (1, 1)
     extra = sum(p.numel() for _, interconv in pairs for p in interconv.parameters())
     assert sum(p.numel() for p in appended.parameters()) == sum(p.numel() for p in plain.parameters()) + extra
+
+
+# Where the networks that were changed after the fact, by name patterns, had their InterConv layers. Checkpoints of that
+# time must still load.
+PATTERNS = {
+    "simpleunet": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
+    "nnunet": ("*.conv", "*.conv", 3),
+    "swinunet": ("*.mlp.expand", "*.attention", 1),
+    "scribbleprompt": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
+}
+
+
+def changed_baseline(family, interconv):
+    """The baseline with its layers exchanged by the public functions of interconv_kernels."""
+    replaced, appended_to, kernel_size = PATTERNS[family]
+    body = small(family, None).body
+    if interconv == "replace":
+        return ik.replace_with_interconv(body, replaced, keep_outputs=False)
+    return ik.append_interconv(body, appended_to, kernel_size, keep_outputs=False)
+
+
+@each_interconv
+def test_the_layers_are_those_of_a_changed_baseline(family, interconv):
+    """The same keys in the same order, modules, and outputs for the same weights."""
+    built, report = small(family, interconv).body.eval(), changed_baseline(family, interconv)
+    expected = report.model.eval()
+    assert [(n, p.shape) for n, p in built.state_dict().items()] == [
+        (n, p.shape) for n, p in expected.state_dict().items()
+    ]
+    assert [(n, type(m), m.extra_repr()) for n, m in built.named_modules()] == [
+        (n, type(m), m.extra_repr()) for n, m in expected.named_modules()
+    ]
+    built.load_state_dict(expected.state_dict())
+    x = torch.randn(3, 2, 32, 64)
+    with torch.no_grad(), ik.use_sets([1, 2]):
+        assert torch.equal(built(x), expected(x))
+
+
+def test_layers_are_arguments_of_the_networks():
+    """Other layers than InterConv fit as well, and each call has the sizes and options of the layer."""
+    calls = []
+
+    def conv(in_channels, out_channels, **options):
+        calls.append((in_channels, out_channels, options["kernel_size"], options.get("stride", 1), options["padding"]))
+        return nn.Conv2d(in_channels, out_channels, bias=False, **options)
+
+    body = SimpleUNet(1, 5, 4, conv=conv)
+    assert calls == [(4, 4, 3, 1, 1)] * 5 + [(8, 4, 3, 1, 1)] * 3 + [(8, 5, 3, 1, 1)]
+    assert body.first[0].bias is not None
+    assert body.bottom[0].bias is None
+    calls.clear()
+    NnUNet(1, 5, (4, 6), conv=conv)
+    assert calls == [
+        (1, 4, 3, 1, 1),
+        (4, 4, 3, 1, 1),
+        (4, 6, 3, 2, 1),
+        (6, 6, 3, 1, 1),
+        (8, 4, 3, 1, 1),
+        (4, 4, 3, 1, 1),
+    ]
+    body = SwinUNet(features=6, attention=lambda channels, heads, shifted: nn.Identity())
+    assert not [name for name in body.state_dict() if "position_bias" in name]
+    assert body(torch.randn(1, 1, 32, 32)).shape == (1, 21, 32, 32)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_fresh_interconv_layers_have_the_weights_of_their_initialisation(family):
+    """Neither those of the convolution that they replace, nor zeros in the set half."""
+    for interconv in ("replace", "append"):
+        for layer in small(family, interconv).modules():
+            if isinstance(layer, ik.InterConv2d):
+                own, other = layer.weight.detach().split(layer.in_channels, dim=1)
+                assert float(own.std() / other.std()) == pytest.approx(1, rel=0.5)
+                assert float(own.std()) > 0.01
 
 
 def test_replace_leaves_nnunets_heads_and_transposed_convolutions_alone():
@@ -280,7 +354,7 @@ def test_what_a_network_refuses(family):
             small(family, placement)(torch.zeros(2, 2, 32, 32), [1, 2])
 
 
-def test_a_body_alone_wants_fitting_sides():
+def test_a_body_refuses_sizes_that_do_not_fit():
     for body, stride in ((SimpleUNet(), 16), (NnUNet(), 32)):
         with pytest.raises(ValueError, match=rf"\(1, 1, 20, 32\).*multiples of {stride}"):
             body(torch.zeros(1, 1, 20, 32))
