@@ -61,7 +61,7 @@ def main() -> None:
         "--minutes", type=float, default=4.0, help="train fewer steps if it takes longer (default: %(default)s)"
     )
     parser.add_argument("--subjects", type=int, default=24, help="held-out subjects (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="results folder (default: %(default)s)")
     args = parser.parse_args()
 

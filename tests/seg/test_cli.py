@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from interconv_seg import data, evaluation, inference, preparation, reports, runs, training
 from interconv_seg.cli import doctor, main
 from PIL import Image
 
@@ -268,17 +268,27 @@ def test_help_has_an_example(command, capsys):
     assert f"example:\n  interconv {command}" in says(capsys, 0, command, "--help")
 
 
-def test_the_example_of_the_documentation(work, tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    example = text.split("```python\n")[1].split("```")[0]
-    for named, tiny in (("simpleunet-60K", "simpleunet"), ("steps=5000", "steps=1, features=2, size=(16, 16)")):
-        assert named in example
-        example = example.replace(named, tiny)
-    for name in ("scans", "new_patient"):
-        (tmp_path / name).symlink_to(work / "scans")
-    monkeypatch.chdir(tmp_path)
-    exec(example, {})
-    assert "| K | n | Dice [95 % CI] | 3 | 7 |" in capsys.readouterr().out
+def test_the_commands_do_what_python_does(work, tmp_path, capsys):
+    run, data_path = work / "ours/seed0", str(work / "scans")
+    config = runs.Config.read(run)
+    groups, held_out = (preparation.load_groups(config, [data_path], part) for part in ("train", "validation"))
+    batches, validation = preparation.training_batches(config, groups), preparation.validation_batches(config, held_out)
+    training.train(tmp_path / "run", config, batches, validation)
+    ensemble = inference.Ensemble.open([tmp_path / "run"])
+    scores = evaluation.evaluate(ensemble, preparation.load_groups(config, [data_path], "test"), set_sizes=[1, None])
+    table = reports.summary_markdown(reports.summarize(scores), ensemble.structures)
+    options = ["--data", data_path, "--device", "cpu"]
+    sizes = ["--part", "test", "--set-sizes", "1", "all", "--out", tmp_path / "results"]
+    assert f"\n{table}\n" in says(capsys, 0, "evaluate", run, *options, *sizes)
+
+    for scans in data.read(data_path).sets():
+        results = inference.segment(ensemble, scans)
+        data.write_masks(tmp_path / "masks", scans, [result.mask for result in results])
+    says(capsys, 0, "segment", run, *options, "--out", tmp_path / "by_command")
+    files = sorted(file.name for file in (tmp_path / "masks").iterdir())
+    assert files == sorted(file.name for file in (tmp_path / "by_command").iterdir())
+    for name in files:
+        assert (tmp_path / "masks" / name).read_bytes() == (tmp_path / "by_command" / name).read_bytes()
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):

@@ -40,7 +40,7 @@ def add(subparsers: Any) -> None:
         metavar="K",
         nargs="+",
         type=_set_size,
-        help="numbers, or 'all' of a group (default: 1 2 4 8; in automatic mode: all)",
+        help="images in a set, or 'all' of a group (default: 1 2 4 8; in automatic mode: all)",
     )
     parser.add_argument(
         "--prompts",
@@ -48,10 +48,10 @@ def add(subparsers: Any) -> None:
         nargs="+",
         type=positive_int,
         default=[1, 2, 4, 8],
-        help="numbers of positive and of negative prompts (interactive mode; default: 1 2 4 8)",
+        help="numbers of positive prompts, and of negative ones (interactive mode; default: 1 2 4 8)",
     )
     parser.add_argument(
-        "--kind", choices=("mixed", "scribble", "click"), default="mixed", help="of the prompts (default: mixed)"
+        "--kind", choices=("mixed", "scribble", "click"), default="mixed", help="kind of the prompts (default: mixed)"
     )
     parser.add_argument(
         "--prompt-seeds",
@@ -61,9 +61,9 @@ def add(subparsers: Any) -> None:
         help="number of repetitions with other prompts (interactive mode; default: 5)",
     )
     parser.add_argument(
-        "--unit", choices=("sample", "subject"), default="sample", help="of means and intervals (default: sample)"
+        "--unit", choices=("sample", "subject"), default="sample", help="unit of means and intervals (default: sample)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for tables and pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
     add_device(parser)
 
 

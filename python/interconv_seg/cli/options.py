@@ -54,7 +54,7 @@ def add_runs(parser: Any) -> None:
 
 def add_device(parser: Any) -> None:
     """Adds --device."""
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if there is one)")
 
 
 def device_of(args: argparse.Namespace) -> str:

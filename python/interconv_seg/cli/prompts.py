@@ -24,7 +24,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--data", metavar="PATH", help="images with masks (default: simulated brain scans)")
     parser.add_argument("--label", help="name of the label (default: the first in the data)")
     parser.add_argument(
-        "--size", type=positive_int, nargs=2, metavar=("H", "W"), default=(128, 128), help="of the images"
+        "--size",
+        type=positive_int,
+        nargs=2,
+        metavar=("H", "W"),
+        default=(128, 128),
+        help="size of the images (default: 128 128)",
     )
     parser.add_argument(
         "--numbers",
@@ -32,10 +37,10 @@ def add(subparsers: Any) -> None:
         type=positive_int,
         nargs="+",
         default=[2, 8],
-        help="of positive and of negative prompts (default: 2 8)",
+        help="numbers of positive prompts, and of negative ones (default: 2 8)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts (default: 0)")
-    parser.add_argument("--out", type=Path, required=True, help="the PNG file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,9 +18,12 @@ def add(subparsers: Any) -> None:
     parser = add_command(subparsers, "segment", run, "segment the images of a folder, each set together", EXAMPLE)
     add_runs(parser)
     parser.add_argument(
-        "--data", metavar="PATH", required=True, help="images; they are one set, unless a sets.csv lists the sets"
+        "--data",
+        metavar="PATH",
+        required=True,
+        help="images as for `interconv train`; a plain folder is one set, unless a sets.csv lists sets",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for the masks, named as the images")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the masks, which are named as the images")
     parser.add_argument(
         "--max-set-size", metavar="K", type=positive_int, help="divide larger sets, to save memory (default: no limit)"
     )
@@ -28,8 +31,8 @@ def add(subparsers: Any) -> None:
         "--prompts",
         metavar="FOLDER",
         type=Path,
-        help="for runs in interactive mode: files named as the images, of their size, 1 at positive prompts and 2 at"
-        " negative ones; an image without a file has no prompts",
+        help="for runs in interactive mode: folder of files named as the images and of their size, 1 at positive"
+        " prompts and 2 at negative ones; an image without a file has no prompts",
     )
     add_device(parser)
 

@@ -25,37 +25,58 @@ EXAMPLE = """\
 def add(subparsers: Any) -> None:
     """Adds the command and its options."""
     parser = add_command(subparsers, "train", run, "train a network, once for each seed, or resume runs", EXAMPLE)
-    parser.add_argument("--resume", metavar="RUN", nargs="+", type=Path, help="runs to resume, without other options")
+    parser.add_argument(
+        "--resume", metavar="RUN", nargs="+", type=Path, help="resume these runs; only the execution options apply"
+    )
     task = parser.add_argument_group("task")
-    task.add_argument("--mode", choices=("interactive", "automatic"), help="from prompts, or into classes")
-    add_data(task, "folders or .npz files; without --validation, 60 %% of the subjects train and 20 %% validate")
-    task.add_argument("--validation", metavar="PATH", nargs="+", default=[], help="validation data")
+    task.add_argument("--mode", choices=("interactive", "automatic"), help="binary from prompts, or into classes")
+    add_data(
+        task,
+        "folders or .npz files; without --validation, 60 %% of the subjects are for training, 20 %% for validation",
+    )
+    task.add_argument(
+        "--validation", metavar="PATH", nargs="+", default=[], help="folders or .npz files to validate on"
+    )
     task.add_argument(
         "--size",
         metavar="HxW",
         type=_image_size,
         default=(128, 128),
-        help="of the images, or 'stored' (default: 128x128)",
+        help="size of the images, or 'stored' (default: 128x128)",
     )
-    task.add_argument("--channels", type=positive_int, default=1, help="of the images (default: %(default)s)")
+    task.add_argument("--channels", type=positive_int, default=1, help="channels of the images (default: %(default)s)")
     task.add_argument(
-        "--axis", type=int, choices=(0, 1, 2), default=2, help="along which volumes are sliced (default: %(default)s)"
+        "--axis",
+        type=int,
+        choices=(0, 1, 2),
+        default=2,
+        help="axis along which volumes are sliced (default: %(default)s)",
     )
     network = parser.add_argument_group("network")
-    network.add_argument("--network", default="simpleunet-60K", help="see `interconv models` (default: %(default)s)")
+    network.add_argument(
+        "--network", default="simpleunet-60K", help="a name that `interconv models` lists (default: %(default)s)"
+    )
     network.add_argument(
         "--interconv",
         choices=("replace", "append", "none"),
         default="replace",
-        help="placement; none: the baseline (default: %(default)s)",
+        help="placement of InterConv; none: the baseline (default: %(default)s)",
     )
-    network.add_argument("--features", metavar="F", type=positive_int, nargs="+", help="if --network is a family")
+    network.add_argument(
+        "--features",
+        metavar="F",
+        type=positive_int,
+        nargs="+",
+        help="features of the layers, only if --network is a family",
+    )
     training = parser.add_argument_group("training")
-    training.add_argument("--out", type=Path, help="the folder of the runs OUT/seed0, ...")
+    training.add_argument("--out", type=Path, help="folder for the runs OUT/seed0, ...")
     training.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", default=[0], help="one run for each (default: 0)"
+        "--seeds", metavar="N", type=int, nargs="+", default=[0], help="seeds, one run for each (default: 0)"
     )
-    training.add_argument("--sets-per-batch", metavar="B", type=positive_int, default=8, help="(default: %(default)s)")
+    training.add_argument(
+        "--sets-per-batch", metavar="B", type=positive_int, default=8, help="sets in a batch (default: %(default)s)"
+    )
     training.add_argument(
         "--set-sizes",
         metavar="MIN-MAX",
@@ -63,7 +84,9 @@ def add(subparsers: Any) -> None:
         help="images in a set, or 'all' of a subject (default: 1-8; in automatic mode: all)",
     )
     training.add_argument("--no-augment", action="store_true", help="do not augment the images")
-    training.add_argument("--steps", type=positive_int, default=100_000, help="at most (default: %(default)s)")
+    training.add_argument(
+        "--steps", type=positive_int, default=100_000, help="maximum number of steps (default: %(default)s)"
+    )
     training.add_argument("--interval", type=positive_int, default=125, help="steps between validations (default: 125)")
     training.add_argument(
         "--patience",
@@ -71,17 +94,34 @@ def add(subparsers: Any) -> None:
         default=40_000,
         help="steps without a lower validation loss before training stops (default: %(default)s)",
     )
-    training.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default: %(default)s)")
-    training.add_argument("--schedule", choices=("constant", "cosine"), default="constant", help="of the learning rate")
-    training.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     training.add_argument(
-        "--accumulate", type=positive_int, default=1, help="parts of a batch, to save memory (default: %(default)s)"
+        "--learning-rate", type=float, default=1e-3, help="learning rate of Adam (default: %(default)s)"
+    )
+    training.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="schedule of the learning rate (default: %(default)s)",
+    )
+    training.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the network, by autocast (default: %(default)s)",
+    )
+    training.add_argument(
+        "--accumulate",
+        type=positive_int,
+        default=1,
+        help="split each batch into this many parts, to save memory (default: %(default)s)",
     )
     execution = parser.add_argument_group("execution")
     add_device(execution)
-    execution.add_argument("--workers", type=int, default=0, help="processes that prepare batches (default: 0)")
     execution.add_argument(
-        "--deterministic", action="store_true", help="reproduce the same bits on a GPU, too, at lower speed"
+        "--workers", type=int, default=0, help="processes that prepare batches (default: %(default)s)"
+    )
+    execution.add_argument(
+        "--deterministic", action="store_true", help="the same bits in every run on a GPU, too, at lower speed"
     )
     parser.set_defaults(parser=parser)
 
