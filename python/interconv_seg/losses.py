@@ -36,7 +36,7 @@ def interactive_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
         A scalar, float32.
 
     Raises:
-        ValueError: shapes or sets that do not fit.
+        ValueError: shapes or sets that do not fit, or logits with several channels.
         TypeError: masks are not int64.
     """
     return _set_loss(_interactive_sample_loss, _checked(logits, masks, binary=True), masks, sets)
@@ -56,10 +56,10 @@ def automatic_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
         sets: as in `ik.interconv2d`.
 
     Returns:
-        A scalar, float32.
+        float32, a scalar.
 
     Raises:
-        ValueError: shapes or sets that do not fit.
+        ValueError: shapes or sets that do not fit, or logits with fewer than two classes.
         TypeError: masks are not int64.
     """
     return _set_loss(_automatic_sample_loss, _checked(logits, masks, binary=False), masks, sets)

@@ -1,8 +1,10 @@
-"""What the tests of evaluation and inference share."""
+"""What several tests share."""
 
 from dataclasses import replace
 
+import pytest
 import torch
+from interconv_seg import build, data
 from interconv_seg.data import Group, Sample
 from interconv_seg.runs import Config
 
@@ -31,3 +33,29 @@ class Spy:
         found = torch.zeros(len(batch.images), max(2, self.config.classes), *batch.images.shape[2:])
         found[:, 1] = 1
         return found
+
+
+def refused(path, *words, read=data.read, **options):
+    with pytest.raises(data.DataError) as caught:
+        read(path, **options)
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+
+
+def read_and_load(path):
+    return data.read(path).load()
+
+
+SMALL = {"simpleunet": 4, "nnunet": (4, 6, 8), "swinunet": 6, "scribbleprompt": 4}
+PLACEMENTS = (None, "replace", "append")
+each_network = pytest.mark.parametrize(
+    ("family", "interconv"), [(family, placement) for family in SMALL for placement in PLACEMENTS]
+)
+each_interconv = pytest.mark.parametrize(
+    ("family", "interconv"), [(family, placement) for family in SMALL for placement in ("replace", "append")]
+)
+
+
+def small(family, interconv, in_channels=2, classes=3):
+    torch.manual_seed(0)
+    return build(family, interconv, in_channels=in_channels, classes=classes, features=SMALL[family])

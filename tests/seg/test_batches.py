@@ -24,7 +24,7 @@ def sample(name, subject="s", task="t", value=0.5, labels=(1, 2), size=(16, 20))
 
 
 def ragged():
-    """Subjects of 1, 2, 5 and 12 scans; the image's value tells the scan."""
+    """Subjects of 1, 2, 5 and 12 scans; the value of an image identifies the scan."""
     groups = []
     for subject, scans in enumerate((1, 2, 5, 12)):
         name = f"s{subject}"
@@ -74,14 +74,14 @@ def test_groups_by_task():
         "u/grey": ["x"],
     }
     assert [group.name for group in data.by_task(samples, names, min_images=4)] == ["t/white"]
-    assert data.by_task(samples, names) == []  # the paper's tasks have 8 at least
+    assert data.by_task(samples, names) == []  # the paper's tasks have at least 8
     batch = data.collate([groups["t/white"], groups["t/grey"]])
     assert torch.equal(batch.masks[0], (samples[0].mask == 2).long())
     assert torch.equal(batch.masks[5], (samples[0].mask == 1).long())
 
 
 def test_one_image_of_each_subject():
-    """The slice where the label's area is largest, for each label on its own."""
+    """The slice with the largest area of the label, for each label separately."""
     samples = []
     for subject in range(9):
         slices = [sample(f"{subject}/{i}", str(subject)) for i in range(3)]
@@ -138,7 +138,7 @@ def test_prompts_of_a_scan_do_not_depend_on_its_set():
     assert whole.prompts.flatten(1).unique(dim=0).shape[0] == 12  # each scan has its own
 
 
-def test_batches_that_cannot_be():
+def test_what_collate_and_set_batches_refuse():
     small, unlabelled = sample("small", size=(16, 16)), sample("unlabelled", labels=None)
     for odd, draw, words in (
         (small, None, r"small: image of shape \(1, 16, 16\), expected \(1, 16, 20\) as fine"),
@@ -202,7 +202,7 @@ def augmented(seed=0):
 
 
 def test_a_step_is_a_function_of_the_seed():
-    """What a resumed run gets is what it would have got: other steps, and workers, leave no trace."""
+    """A resumed run gets the same batches; other steps and workers do not affect them."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (MONAI's default)
     first = augmented()

@@ -37,8 +37,8 @@ def test_subjects(template):
     assert not torch.equal(tissues, other_tissues)
 
 
-def test_scans_show_the_truth_but_badly(template):
-    """Scans are aligned with the truth: the mean of many tells white from grey matter better than one alone."""
+def test_scans_are_degraded_but_aligned(template):
+    """Scans are aligned with the truth: the mean of many separates white from grey matter better than one."""
     images, tissues = subject(template, 3, scans=32)
 
     def separation(image):

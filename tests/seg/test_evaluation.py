@@ -192,7 +192,8 @@ def test_pictures(tmp_path):
     plots.improvement_by_scans(tmp_path / "scans.png", [row(1, 0, scans) for scans in (1, 3)])
     plots.dice_by_set_size(tmp_path / "dice.png", rows[:3], ("ours", "theirs"))
     masks = torch.randint(0, 3, (2, 16, 20))
-    plots.overlays(tmp_path / "o.png", torch.rand(2, 16, 20), masks, {"network": masks}, ["a", "b"])
+    prompts = torch.rand(2, 2, 16, 20).round()
+    plots.overlays(tmp_path / "o.png", torch.rand(2, 16, 20), masks, {"network": masks}, ["a", "b"], prompts)
     assert len(list(tmp_path.iterdir())) == 4
     for file in tmp_path.iterdir():
         assert file.read_bytes().startswith(b"\x89PNG")

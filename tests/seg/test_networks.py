@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interconv_seg import automatic_loss, build
-from interconv_seg.networks import FAMILIES, SIZES, NnUNet, SimpleUNet, SwinUNet, tables
+from interconv_seg.networks import FAMILIES, SIZES, NnUNet, SimpleUNet, tables
+from seg_common import PLACEMENTS, SMALL, each_interconv, each_network, small
 from torch import nn
 
 import interconv_kernels as ik
@@ -33,20 +34,6 @@ COUNTS = {
     ("scribbleprompt", None, 192): 3_656_458,
     ("scribbleprompt", "replace", 137): 3_724_903,
 }  # fmt: skip
-
-SMALL = {"simpleunet": 4, "nnunet": (4, 6, 8), "swinunet": 6, "scribbleprompt": 4}
-PLACEMENTS = (None, "replace", "append")
-each_network = pytest.mark.parametrize(
-    ("family", "interconv"), [(family, placement) for family in SMALL for placement in PLACEMENTS]
-)
-each_interconv = pytest.mark.parametrize(
-    ("family", "interconv"), [(family, placement) for family in SMALL for placement in ("replace", "append")]
-)
-
-
-def small(family, interconv, in_channels=2, classes=3):
-    torch.manual_seed(0)
-    return build(family, interconv, in_channels=in_channels, classes=classes, features=SMALL[family])
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -158,109 +145,11 @@ def test_the_authors_formula_through_a_whole_network(family, interconv):
     torch.testing.assert_close(network(x), y, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", SMALL)
-def test_append_puts_an_interconv_after_layers_as_they_were(family):
-    plain, appended = small(family, None), small(family, "append")
-    pairs = [m for m in appended.modules() if type(m) is nn.Sequential and isinstance(m[-1], ik.InterConv2d)]
-    assert len(pairs) == {"simpleunet": 9, "nnunet": 10, "swinunet": 14, "scribbleprompt": 9}[family]
-    for layer, interconv in pairs:
-        assert interconv.in_channels == interconv.out_channels == layer.out_channels
-        assert interconv.kernel_size == ((1, 1) if family == "swinunet" else (3, 3))
-        assert interconv.stride == (1, 1)
-    extra = sum(p.numel() for _, interconv in pairs for p in interconv.parameters())
-    assert sum(p.numel() for p in appended.parameters()) == sum(p.numel() for p in plain.parameters()) + extra
-
-
-# Where the networks that were changed after the fact, by name patterns, had their InterConv layers. Checkpoints of that
-# time must still load.
-PATTERNS = {
-    "simpleunet": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
-    "nnunet": ("*.conv", "*.conv", 3),
-    "swinunet": ("*.mlp.expand", "*.attention", 1),
-    "scribbleprompt": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
-}
-
-
-def changed_baseline(family, interconv):
-    """The baseline with its layers exchanged by the public functions of interconv_kernels."""
-    replaced, appended_to, kernel_size = PATTERNS[family]
-    body = small(family, None).body
-    if interconv == "replace":
-        return ik.replace_with_interconv(body, replaced, keep_outputs=False)
-    return ik.append_interconv(body, appended_to, kernel_size, keep_outputs=False)
-
-
-@each_interconv
-def test_the_layers_are_those_of_a_changed_baseline(family, interconv):
-    """The same keys in the same order, modules, and outputs for the same weights."""
-    built, report = small(family, interconv).body.eval(), changed_baseline(family, interconv)
-    expected = report.model.eval()
-    assert [(n, p.shape) for n, p in built.state_dict().items()] == [
-        (n, p.shape) for n, p in expected.state_dict().items()
-    ]
-    assert [(n, type(m), m.extra_repr()) for n, m in built.named_modules()] == [
-        (n, type(m), m.extra_repr()) for n, m in expected.named_modules()
-    ]
-    built.load_state_dict(expected.state_dict())
-    x = torch.randn(3, 2, 32, 64)
-    with torch.no_grad(), ik.use_sets([1, 2]):
-        assert torch.equal(built(x), expected(x))
-
-
-def test_layers_are_arguments_of_the_networks():
-    """Other layers than InterConv fit as well, and each call has the sizes and options of the layer."""
-    calls = []
-
-    def conv(in_channels, out_channels, **options):
-        calls.append((in_channels, out_channels, options["kernel_size"], options.get("stride", 1), options["padding"]))
-        return nn.Conv2d(in_channels, out_channels, bias=False, **options)
-
-    body = SimpleUNet(1, 5, 4, conv=conv)
-    assert calls == [(4, 4, 3, 1, 1)] * 5 + [(8, 4, 3, 1, 1)] * 3 + [(8, 5, 3, 1, 1)]
-    assert body.first[0].bias is not None
-    assert body.bottom[0].bias is None
-    calls.clear()
-    NnUNet(1, 5, (4, 6), conv=conv)
-    assert calls == [
-        (1, 4, 3, 1, 1),
-        (4, 4, 3, 1, 1),
-        (4, 6, 3, 2, 1),
-        (6, 6, 3, 1, 1),
-        (8, 4, 3, 1, 1),
-        (4, 4, 3, 1, 1),
-    ]
-    body = SwinUNet(features=6, attention=lambda channels, heads, shifted: nn.Identity())
-    assert not [name for name in body.state_dict() if "position_bias" in name]
-    assert body(torch.randn(1, 1, 32, 32)).shape == (1, 21, 32, 32)
-
-
-@pytest.mark.parametrize("family", SMALL)
-def test_fresh_interconv_layers_have_the_weights_of_their_initialisation(family):
-    """Neither those of the convolution that they replace, nor zeros in the set half."""
-    for interconv in ("replace", "append"):
-        for layer in small(family, interconv).modules():
-            if isinstance(layer, ik.InterConv2d):
-                own, other = layer.weight.detach().split(layer.in_channels, dim=1)
-                assert float(own.std() / other.std()) == pytest.approx(1, rel=0.5)
-                assert float(own.std()) > 0.01
-
-
-def test_replace_leaves_nnunets_heads_and_transposed_convolutions_alone():
-    body = small("nnunet", "replace").body
-    kinds = {name: type(m) for name, m in body.named_modules() if not list(m.children())}
-    convolutions = {name: kind for name, kind in kinds.items() if name.endswith(".conv")}
-    assert len(convolutions) == 10
-    assert set(convolutions.values()) == {ik.InterConv2d}
-    assert body.encoder[1][0].conv.stride == (2, 2)
-    assert {kind for name, kind in kinds.items() if name.startswith("heads")} == {nn.Conv2d}
-    assert {kind for name, kind in kinds.items() if name.startswith("ups")} == {nn.ConvTranspose2d}
-
-
 def test_fresh_weights_are_each_authors():
     for interconv in PLACEMENTS:
         for module in build("nnunet", interconv, features=(32, 64)).modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, ik.InterConv2d)):
-                inputs = module.weight[0].numel()  # what torch takes for the fan in
+                inputs = module.weight[0].numel()  # torch's fan_in
                 assert float(module.weight.detach().std() * inputs**0.5) == pytest.approx(2**0.5, rel=0.25)
                 assert not module.bias.any()
         linear = [

@@ -1,4 +1,4 @@
-"""Training: the same bits after a kill, early stopping, accumulation, precision, what a run's folder holds."""
+"""Training: the same bits after a kill, early stopping, accumulation, precision, the files of a run."""
 
 import csv
 import json
@@ -183,7 +183,7 @@ def test_precision(tmp_path):
         Training(replace(CONFIG, precision="float16"))
 
 
-def test_a_loss_that_is_no_number_stops_training(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training(tmp_path):
     with pytest.raises(FloatingPointError, match="lower learning rate"):
         train_discs(tmp_path, replace(CONFIG, learning_rate=1e20))
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def read(path: Path | str, axis: int = 2) -> Collection:
     raise DataError(f"{path}: expected a folder of images, an nnU-Net raw folder, or an .npz file")
 
 
-def read_nnunet(folder: Path | str, split: str = "Tr", axis: int = 2) -> Collection:
+def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: int = 2) -> Collection:
     """Reads an nnU-Net (version 2) raw folder.
 
     It holds dataset.json, images<split>/<case>_<channel>.<ending> with channels 0000, 0001, ..., and
