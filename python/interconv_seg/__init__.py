@@ -1,4 +1,8 @@
-"""interconv_seg: the paper's segmentation system on InterConv layers: networks, losses, data, training, evaluation."""
+"""The segmentation system of the paper on InterConv layers: networks, losses, data, training, evaluation, inference.
+
+Modules are imported when they are first used, so that `import interconv_seg` works without the packages of the extra
+"seg".
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import (
+        data,
+        evaluation,
+        inference,
+        losses,
+        metrics,
+        networks,
+        plots,
+        preparation,
+        prompts,
+        reports,
+        runs,
+        training,
+    )
     from .losses import automatic_loss, interactive_loss
     from .networks import build
 
-__all__ = ["automatic_loss", "build", "interactive_loss"]
+__all__ = [
+    "automatic_loss",
+    "build",
+    "data",
+    "evaluation",
+    "inference",
+    "interactive_loss",
+    "losses",
+    "metrics",
+    "networks",
+    "plots",
+    "preparation",
+    "prompts",
+    "reports",
+    "runs",
+    "training",
+]
+
+_FUNCTIONS = {"automatic_loss": "losses", "build": "networks", "interactive_loss": "losses"}
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, imported when they are first used: `interconv doctor` also runs where MONAI is missing."""
+    """Imports a public name when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(".networks" if name == "build" else ".losses", __name__), name)
+    module = import_module(f".{_FUNCTIONS.get(name, name)}", __name__)
+    return getattr(module, name) if name in _FUNCTIONS else module
+
+
+def __dir__() -> list[str]:
+    return __all__

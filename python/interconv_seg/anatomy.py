@@ -1,9 +1,9 @@
 """Simulated subjects with real anatomy: the paper's clinical-scan experiment (section 4.2) in miniature.
 
-The anatomy is the MNI152 T1 template with its grey- and white-matter maps, which ship with nilearn. A *subject* is one
-coronal slice of it under a random smooth deformation: all subjects are simulated from that one template. A subject's
-*scans* are its slice as clinical scanners might give it (thick and shifted slices, low resolution, another contrast, a
-bias field, noise), aligned with each other; the clean slice's tissues are the truth for all of them.
+The anatomy is the MNI152 T1 template with its grey- and white-matter maps, which nilearn contains. A *subject* is a
+coronal slice of it under a random smooth deformation; all subjects come from this one template. The *scans* of a
+subject are its slice as clinical scanners might acquire it (thick and shifted slices, low resolution, another contrast,
+a bias field, noise), aligned with each other. The tissues of the clean slice are the truth of all its scans.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HEIGHT, WIDTH = 160, 192  # the paper's coronal geometry, pixels of 1 mm
+HEIGHT, WIDTH = 160, 192  # of the coronal slices in the paper, pixels of 1 mm
 TISSUES = ("background", "grey matter", "white matter")
-SLAB = 4  # slices kept on each side of a subject's own, for thick slices
-# Coronal positions (voxels of the template). A gap as wide as two slabs keeps the held-out slices apart from those of
-# training.
+SLAB = 4  # neighbouring slices on each side of a subject's slice, for thick slices
+# Coronal positions (voxels of the template). Held-out slices are more than two slabs away from those of training.
 TRAIN_SLICES = (*range(60, 103), *range(133, 180))
 HELD_OUT_SLICES = tuple(range(112, 124))
 
 
 @dataclass(frozen=True)
 class Template:
-    """T1 intensity, grey- and white-matter probability in [0,1], each float32 [slices, HEIGHT, WIDTH], superior at the
-    top."""
+    """The coronal slices of the template, each float32 [slices,HEIGHT,WIDTH] in [0, 1], superior at the top.
+
+    Attributes:
+        t1: T1 intensity.
+        grey: grey-matter probability.
+        white: white-matter probability.
+    """
 
     t1: Tensor
     grey: Tensor
@@ -35,6 +39,7 @@ class Template:
 
     @classmethod
     def load(cls) -> Template:
+        """Reads the template from nilearn."""
         from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
 
         volumes = []
@@ -47,8 +52,17 @@ class Template:
 
 
 def simulate_subject(template: Template, position: int, scans: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One subject at a coronal position: images float32 [scans, 1, HEIGHT, WIDTH] in about [0,1], tissues int64
-    [HEIGHT, WIDTH]."""
+    """Simulates one subject.
+
+    Args:
+        template: the anatomy.
+        position: of the coronal slice.
+        scans: the number of scans.
+        random: of all random choices.
+
+    Returns:
+        Images, float32 [scans,1,HEIGHT,WIDTH], roughly in [0, 1]; and tissues, int64 [HEIGHT,WIDTH].
+    """
     near = slice(position - SLAB, position + SLAB + 1)
     maps = torch.cat([template.t1[near], template.grey[position, None], template.white[position, None]])
     maps = F.grid_sample(maps[None], _deformation(random), align_corners=False)[0]
@@ -73,7 +87,7 @@ def _scan(slab: Tensor, random: torch.Generator) -> Tensor:
     """One degraded scan [1,H,W] of the slab's middle slice."""
     thickness = int(torch.randint(3, 6, (), generator=random))
     first = int(torch.randint(0, len(slab) - thickness + 1, (), generator=random))
-    image = slab[first : first + thickness].mean(0)[None, None]  # a thick slice, somewhere near the middle
+    image = slab[first : first + thickness].mean(0)[None, None]  # a thick slice near the middle
     coarse = [round(size / _uniform(random, 2.0, 3.0)) for size in (HEIGHT, WIDTH)]
     image = F.interpolate(image, coarse, mode="area")
     image = image.clamp(min=0) ** _uniform(random, 0.6, 1.6)  # another contrast

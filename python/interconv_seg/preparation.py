@@ -1,10 +1,10 @@
-"""From data on disk to the sets that a config trains and is evaluated on."""
+"""From data on disk to the sets that a run is trained and evaluated on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -27,12 +27,16 @@ from .prompts import draw_prompts
 from .runs import Config
 from .seeding import random_of, seed_of
 
-Part = Literal["train", "validation", "test"]
-LEAST = 8  # images of a task in evaluation (paper, section 4.1)
+Part: TypeAlias = Literal["train", "validation", "test"]
+MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
 
 
 def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
-    """The samples of 60 %, 20 % and 20 % of the subjects (paper, appendix), drawn once and for all by their names.
+    """The samples of 60 %, 20 % or 20 % of the subjects (the paper's appendix), chosen by the subjects' names alone.
+
+    Args:
+        samples: of at least three subjects.
+        part: "train", "validation" or "test".
 
     Raises:
         DataError: fewer than three subjects.
@@ -40,7 +44,7 @@ def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
     subjects = sorted({sample.subject for sample in samples})
     count = len(subjects)
     if count < 3:
-        raise DataError(f"{count} subjects ({', '.join(subjects)}), expected at least 3 to split (or data of its own)")
+        raise DataError(f"{count} subjects ({', '.join(subjects)}), expected at least 3 to split (or separate data)")
     fifth = max(1, round(count / 5))
     order = [subjects[i] for i in random_of("split", *subjects).permutation(count)]
     bounds = {"test": (0, fifth), "validation": (fifth, 2 * fifth), "train": (2 * fifth, count)}[part]
@@ -48,31 +52,43 @@ def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
     return [sample for sample in samples if sample.subject in chosen]
 
 
-def labels_of(paths: Sequence[str], axis: int) -> dict[int, str]:
-    """The labels that all data at `paths` have in common.
+def labels_of(paths: Sequence[str], axis: int = 2) -> dict[int, str]:
+    """The labels of data sets, which must be the same in all.
+
+    Args:
+        paths: of the data sets, as in `data.read`.
+        axis: as in `data.read`.
+
+    Returns:
+        The name of each class index, without the background.
 
     Raises:
-        DataError: there are none, or they differ.
+        DataError: a data set has no labels, or they differ.
     """
     labels: dict[int, str] = {}
     for path in paths:
         found = dict(read(path, axis).labels)
         if not found or (labels and found != labels):
-            raise DataError(f"{path}: labels {found or 'none'}, expected {labels or 'masks that hold some'}")
+            raise DataError(f"{path}: labels {found or 'none'}, expected {labels or 'masks with labels'}")
         labels = found
     return labels
 
 
-def load_groups(config: Config, paths: Sequence[str], part: Part | None = None, least: int = LEAST) -> list[Group]:
-    """The groups that sets are drawn from: tasks in interactive mode, subjects in automatic mode.
+def load_groups(
+    config: Config, paths: Sequence[str], part: Part | None = None, min_images: int = MIN_TASK_IMAGES
+) -> list[Group]:
+    """Reads data sets and groups their samples by task (interactive mode) or by subject (automatic mode).
 
     Args:
-        paths: of the data sets. part: of their subjects (`split`); None: all.
-        least: images that a task must have (interactive mode).
+        config: says how to read them. Class indices follow its labels.
+        paths: of the data sets, as in `data.read`.
+        part: of their subjects, as in `split`; None: all.
+        min_images: tasks with fewer images are left out (interactive mode).
 
     Raises:
-        DataError: data that cannot be used, two data sets of one name, values in masks that are none of the config's
-            labels. ValueError: no group is left.
+        DataError: data that cannot be used, two data sets of the same name, or masks with values that are not among the
+            labels of `config`.
+        ValueError: there is no group.
     """
     groups: list[Group] = []
     for path in paths:
@@ -81,27 +97,30 @@ def load_groups(config: Config, paths: Sequence[str], part: Part | None = None, 
         if part is not None:
             samples = split(samples, part)
         if config.mode == "interactive":
-            groups += by_task(samples, collection.labels, least)
+            groups += by_task(samples, collection.labels, min_images)
         else:
             groups += by_subject(to_classes(samples, config, collection))
-    twins = len(groups) - len({group.name for group in groups})
-    if twins:
-        raise DataError(
-            f"{', '.join(paths)}: {twins} groups have another's name, expected data sets of different names"
-        )
+    repeated = len(groups) - len({group.name for group in groups})
+    if repeated:
+        raise DataError(f"{', '.join(paths)}: {repeated} groups have the name of another, expected unique names")
     if not groups:
-        raise ValueError(f"{', '.join(paths)}: no task has {least} images with its label, expected at least one")
+        raise ValueError(f"{', '.join(paths)}: no task has {min_images} images with its label, expected at least one")
     return groups
 
 
 def to_classes(samples: Sequence[Sample], config: Config, collection: Collection) -> list[Sample]:
-    """The samples with class indices 0, 1, 2, ... in place of the values that are the config's labels.
+    """Replaces the values in masks, which are the labels of `config`, by class indices 0, 1, 2, ...
+
+    Args:
+        samples: with masks.
+        config: its labels in ascending order are the classes.
+        collection: of the samples, for messages.
 
     Raises:
         DataError: a mask holds another value, or is missing.
     """
     values = torch.tensor([0, *sorted(config.labels)])
-    done = []
+    converted = []
     for sample in samples:
         if sample.mask is None:
             raise DataError(f"{collection.name}/{sample.name}: no mask, expected one")
@@ -112,31 +131,41 @@ def to_classes(samples: Sequence[Sample], config: Config, collection: Collection
                 f"{collection.name}/{sample.name}: the mask holds {sample.mask[wrong][0]}, expected"
                 f" {', '.join(map(str, values.tolist()))}, the labels of the run"
             )
-        done.append(replace(sample, mask=classes.to(sample.mask.dtype)))
-    return done
+        converted.append(replace(sample, mask=classes.to(sample.mask.dtype)))
+    return converted
 
 
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
-    """Batch `step` of the training is `training_batches(...)[step]`.
+    """The batches of a training: `training_batches(config, groups)[step]`.
 
-    The scans of a subject are aligned with each other, so in automatic mode geometry belongs to the set; the images of
-    a task are not.
+    The scans of a subject are aligned with each other, so in automatic mode the random geometry is the same for a whole
+    set. The images of a task are not aligned.
+
+    Args:
+        config: of the run.
+        groups: to sample sets from.
     """
     transform = None
     if config.augment:
         aligned = config.mode == "automatic"
         transform = Augmentation(geometry() if aligned else [], intensity() if aligned else geometry() + intensity())
     prompts = draw_prompts if config.mode == "interactive" else None
-    return SetBatches(groups, config.sets, config.set_sizes, transform, prompts, seed_of(config.seed, "training"))
+    seed = seed_of(config.seed, "training")
+    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed)
 
 
 def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
-    """The same for every validation: each image once, in sets of the most images that training has together, without
-    augmentation; prompts (interactive mode) as in training, drawn once."""
+    """The batches of every validation: each image once, in sets of the largest size of training.
+
+    There is no augmentation. In interactive mode the prompts are sampled once, with the distribution of training.
+
+    Args:
+        config: of the run.
+        groups: of the validation data.
+    """
     prompts = draw_prompts if config.mode == "interactive" else None
-    parts = [
-        part
-        for group in groups
-        for part in (group.parts(config.set_sizes[1]) if config.set_sizes is not None else [group])
-    ]
-    return [collate(parts[first : first + config.sets], prompts=prompts) for first in range(0, len(parts), config.sets)]
+    sets = list(groups)
+    if config.set_sizes is not None:
+        sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
+    batches = range(0, len(sets), config.sets_per_batch)
+    return [collate(sets[first : first + config.sets_per_batch], prompts=prompts) for first in batches]

@@ -1,4 +1,4 @@
-"""What an evaluation found, as rows: one for each condition, in markdown and CSV."""
+"""Summaries of an evaluation, one for each condition, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 
 from .estimates import Estimate, estimate, improvement
-from .evaluation import Score, mean_by
+from .evaluation import Score, Unit, mean_dice
 
-Unit = Literal["sample", "subject"]
+Condition: TypeAlias = tuple[int, int | None, int | None]  # (prompts, set_size, scans)
 
 
 @dataclass(frozen=True)
-class Row:
+class ConditionSummary:
     """Dice under one condition.
 
     Attributes:
-        set_size: K; None: all of a group. prompts: positive and as many negative ones. scans: of the groups that are in
-            this row; None: any number.
-        dice, baseline, gain: mean Dice, the baseline's, and the improvement, paired; None without a baseline.
+        set_size: K; None: all samples of a group.
+        prompts: the number of positive prompts per image, and of negative ones.
+        scans: the number of scans of the groups in this summary; None: any.
+        dice: mean Dice.
+        baseline: mean Dice of the baseline, or None.
+        gain: the paired improvement over the baseline, or None.
         structures: mean Dice of each structure over the samples that have it.
     """
 
@@ -38,72 +41,90 @@ class Row:
 
 
 def summarize(
-    scores: Sequence[Score], baseline: Sequence[Score] | None, unit: Unit = "sample", by_scans: bool = False
-) -> list[Row]:
-    """A row for each set size and number of prompts and, with `by_scans`, number of images in a group.
+    scores: Sequence[Score],
+    baseline: Sequence[Score] | None = None,
+    unit: Unit = "sample",
+    by_scans: bool = False,
+) -> list[ConditionSummary]:
+    """Summarizes the scores for each set size and number of prompts.
 
     Args:
-        scores, baseline: under the same conditions, of the same groups.
-        unit: over what means, intervals and the t-test are taken: samples, as in the paper, or subjects (a subject's
-            samples are not independent of each other).
+        scores: of `evaluate`.
+        baseline: scores of the baseline under the same conditions on the same groups, or None.
+        unit: what means, intervals and the t-test are taken over: samples, as in the paper, or subjects (the samples of
+            a subject are not independent).
+        by_scans: also separate the groups by their number of images.
+
+    Returns:
+        A summary for each condition, ordered by prompts, set size ("all" last) and number of scans. Conditions under
+        which no sample has a structure are left out.
     """
-
-    def conditions(found: Sequence[Score]) -> dict[tuple[int, int | None, int | None], list[Score]]:
-        grouped: dict[tuple[int, int | None, int | None], list[Score]] = {}
-        for score in found:
-            scans = score.scans if by_scans else None
-            grouped.setdefault((score.prompts, score.set_size, scans), []).append(score)
-        return grouped
-
-    theirs = None if baseline is None else conditions(baseline)
-    rows = []
-    order = sorted(conditions(scores).items(), key=lambda entry: tuple(math.inf if x is None else x for x in entry[0]))
-    for key, own in order:
-        prompts, set_size, scans = key
-        means = mean_by(own, unit)
+    baselines = None if baseline is None else _by_condition(baseline, by_scans)
+    summaries = []
+    for condition, found in _by_condition(scores, by_scans).items():
+        means = mean_dice(found, unit)
         if not means:
-            continue  # none of these samples has a structure
-        other = None if theirs is None else mean_by(theirs[key], unit)
-        rows.append(
-            Row(
+            continue
+        others = None if baselines is None else mean_dice(baselines[condition], unit)
+        prompts, set_size, scans = condition
+        summaries.append(
+            ConditionSummary(
                 set_size,
                 prompts,
                 scans,
                 estimate(list(means.values())),
-                None if other is None else estimate(list(other.values())),
-                None if other is None else improvement(means, other),
-                _structure_means(own),
+                None if others is None else estimate(list(others.values())),
+                None if others is None else improvement(means, others),
+                _structure_means(found),
             )
         )
-    return rows
+    return summaries
 
 
-def markdown(rows: Sequence[Row], structures: Sequence[str]) -> str:
-    """The rows as a table. Dice as in the paper, mean [95 % interval]."""
-    return "\n".join(
-        [
-            "| " + " | ".join(_heads(rows, structures)) + " |",
-            "|" + "---:|" * len(_heads(rows, structures)),
-            *("| " + " | ".join(_cells(row, rows)) + " |" for row in rows),
-        ]
-    )
+def summary_markdown(summaries: Sequence[ConditionSummary], structures: Sequence[str]) -> str:
+    """The summaries as a Markdown table, with Dice as in the paper: mean [95 % interval].
+
+    Args:
+        summaries: of `summarize`.
+        structures: the names of classes 1, 2, ...
+    """
+    with_prompts = any(summary.prompts for summary in summaries)
+    with_scans = any(summary.scans is not None for summary in summaries)
+    rows = [_markdown_row(summary, structures, with_prompts, with_scans) for summary in summaries]
+    headings = [heading for heading, _ in rows[0]]
+    lines = [headings, ["---:"] * len(headings), *([cell for _, cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def rows_csv(rows: Sequence[Row], structures: Sequence[str]) -> str:
-    """The rows as CSV, every number in a column of its own."""
+def summary_csv(summaries: Sequence[ConditionSummary], structures: Sequence[str]) -> str:
+    """The summaries as CSV, with each number in a column of its own.
+
+    Args:
+        summaries: of `summarize`.
+        structures: the names of classes 1, 2, ...
+    """
     table = []
-    for row in rows:
-        entry: dict[str, object] = {"set_size": _all(row.set_size), "prompts": row.prompts, "scans": _all(row.scans)}
-        for name, found in (("dice", row.dice), ("baseline", row.baseline), ("gain", row.gain)):
+    for summary in summaries:
+        row: dict[str, object] = {
+            "set_size": _number_or_all(summary.set_size),
+            "prompts": summary.prompts,
+            "scans": _number_or_all(summary.scans),
+        }
+        for name, found in (("dice", summary.dice), ("baseline", summary.baseline), ("gain", summary.gain)):
             if found is not None:
-                entry |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-        entry |= {"count": row.dice.count} | ({"p": row.gain.p} if row.gain is not None else {})
-        table.append(entry | dict(zip((f"dice {name}" for name in structures), row.structures, strict=True)))
+                row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        row |= {"count": summary.dice.count} | ({"p": summary.gain.p} if summary.gain is not None else {})
+        table.append(row | dict(zip((f"dice {name}" for name in structures), summary.structures, strict=True)))
     return _csv(table)
 
 
 def scores_csv(scores: Sequence[Score], structures: Sequence[str]) -> str:
-    """Every score: a line for each sample and condition."""
+    """The scores as CSV, one line for each sample and condition.
+
+    Args:
+        scores: of `evaluate`.
+        structures: the names of classes 1, 2, ...
+    """
     return _csv(
         [
             {
@@ -111,7 +132,7 @@ def scores_csv(scores: Sequence[Score], structures: Sequence[str]) -> str:
                 "subject": score.subject,
                 "sample": score.sample,
                 "scans": score.scans,
-                "set_size": _all(score.set_size),
+                "set_size": _number_or_all(score.set_size),
                 "prompts": score.prompts,
                 "seed": score.seed,
                 "dice": score.mean,
@@ -123,46 +144,48 @@ def scores_csv(scores: Sequence[Score], structures: Sequence[str]) -> str:
 
 
 def interval_text(found: Estimate, sign: str = "") -> str:
-    """Such as "0.717 [0.708, 0.724]"; with `sign` "+", gains show theirs."""
+    """An estimate as text, such as "0.717 [0.708, 0.724]".
+
+    Args:
+        found: the estimate.
+        sign: "+" to show the sign of positive numbers.
+    """
     return f"{found.mean:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
-def _heads(rows: Sequence[Row], structures: Sequence[str]) -> list[str]:
-    heads = ["K"]
-    heads += ["prompts"] if _has_prompts(rows) else []
-    heads += ["scans"] if _has_scans(rows) else []
-    heads += ["n", "Dice [95 % CI]"]
-    heads += ["baseline", "gain", "p"] if any(row.gain is not None for row in rows) else []
-    return heads + (list(structures) if len(structures) > 1 else [])
+def _by_condition(scores: Sequence[Score], by_scans: bool) -> dict[Condition, list[Score]]:
+    """The scores of each condition, in the order of the conditions, None last."""
+    grouped: dict[Condition, list[Score]] = {}
+    for score in scores:
+        condition = (score.prompts, score.set_size, score.scans if by_scans else None)
+        grouped.setdefault(condition, []).append(score)
+    return dict(sorted(grouped.items(), key=lambda entry: [math.inf if x is None else x for x in entry[0]]))
 
 
-def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    cells = [_all(row.set_size)]
-    cells += [str(row.prompts)] if _has_prompts(rows) else []
-    cells += [_all(row.scans)] if _has_scans(rows) else []
-    cells += [str(row.dice.count), interval_text(row.dice)]
-    if row.baseline is not None and row.gain is not None:
-        cells += [interval_text(row.baseline), interval_text(row.gain, "+"), f"{row.gain.p:.2g}"]
-    return cells + ([f"{mean:.3f}" for mean in row.structures] if len(row.structures) > 1 else [])
-
-
-def _has_prompts(rows: Sequence[Row]) -> bool:
-    return any(row.prompts for row in rows)
-
-
-def _has_scans(rows: Sequence[Row]) -> bool:
-    return any(row.scans is not None for row in rows)
+def _markdown_row(
+    summary: ConditionSummary, structures: Sequence[str], with_prompts: bool, with_scans: bool
+) -> list[tuple[str, str]]:
+    """(heading, cell) of each column."""
+    row = [("K", _number_or_all(summary.set_size))]
+    row += [("prompts", str(summary.prompts))] if with_prompts else []
+    row += [("scans", _number_or_all(summary.scans))] if with_scans else []
+    row += [("n", str(summary.dice.count)), ("Dice [95 % CI]", interval_text(summary.dice))]
+    if summary.baseline is not None and summary.gain is not None:
+        row += [("baseline", interval_text(summary.baseline)), ("gain", interval_text(summary.gain, "+"))]
+        row += [("p", f"{summary.gain.p:.2g}")]
+    if len(structures) > 1:
+        row += [(name, f"{mean:.3f}") for name, mean in zip(structures, summary.structures, strict=True)]
+    return row
 
 
 def _structure_means(scores: Sequence[Score]) -> tuple[float, ...]:
-    table = np.array([score.dice for score in scores])
-    present = ~np.isnan(table)
-    return tuple(
-        float(column[seen].mean()) if seen.any() else math.nan for column, seen in zip(table.T, present.T, strict=True)
-    )
+    """The mean of each structure over the samples that have it."""
+    columns = np.array([score.dice for score in scores]).T
+    present = [column[~np.isnan(column)] for column in columns]
+    return tuple(float(values.mean()) if values.size else math.nan for values in present)
 
 
-def _all(number: int | None) -> str:
+def _number_or_all(number: int | None) -> str:
     return "all" if number is None else str(number)
 
 

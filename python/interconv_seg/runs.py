@@ -1,53 +1,65 @@
-"""Runs: what one training was told to do, and the folder that holds all it left.
+"""Runs: the configuration of a training, and the folder that holds its results.
 
-config.json     what it was told (`Config`): enough to build the network anew and to go on
-metrics.csv     a row for each interval
-last.pt         the checkpoint to go on from
-best.pt         the weights of the least validation loss
-tensorboard/    the same figures for TensorBoard
+config.json     the configuration (`Config`): enough to build the network and to resume
+metrics.csv     one row per validation
+last.pt         the checkpoint to resume from
+best.pt         the weights with the lowest validation loss
+tensorboard/    the values of metrics.csv for TensorBoard
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
-from .atomic import replacing, write_text
+from interconv_kernels._files import replacing, write_text
+
 from .networks import SetNetwork, build
 from .networks.registry import Features, Placement
 from .seeding import seed_of
 
-Mode = Literal["interactive", "automatic"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Mode: TypeAlias = Literal["interactive", "automatic"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Schedule: TypeAlias = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a training is told. `config.json` holds the same names.
+    """The configuration of a training. `config.json` holds the same names.
 
     Attributes:
-        mode: "interactive", binary with prompts, sets of a task's images (paper, section 4.1); or "automatic", into
-            classes, sets of a subject's scans (section 4.2).
-        network, interconv, features: as in `build`.
-        channels: of the images; in interactive mode the network has two more, the prompts.
-        labels: in automatic mode, the name of each value that masks hold, background (0) left out. Class i of the
-            network's output is the i-th value in order.
-        data, validation_data: the paths that were read (`data.read`). Without validation_data, the subjects of `data`
-            are split (`split`).
-        size: (H, W) that images are resized to; None: as they are stored.
+        mode: "interactive": binary segmentation from prompts, sets of images of a task (section 4.1); "automatic":
+            segmentation into classes, sets of scans of a subject (section 4.2).
+        network: a name as in `build`.
+        interconv: the placement as in `build`; None: the baseline.
+        features: as in `build`.
+        channels: of the images. In interactive mode the network has two more input channels, the prompts.
+        labels: in automatic mode, the name of each value in the masks, without the background (0). Class i of the
+            network's output is the i-th value in ascending order.
+        data: the paths that were read (`data.read`).
+        validation_data: the paths of the validation data. If empty, the subjects of `data` are split (`split`).
+        size: (H, W) to which images are resized; None: as stored.
         axis: along which volumes are sliced.
-        sets: in a batch. set_sizes: (least, most) images in a set, or None, all scans of a subject.
+        sets_per_batch: B.
+        set_sizes: (min, max) images in a set; None: all scans of a subject.
         augment: random geometry and intensities.
-        steps: iterations at most. interval: iterations between validations, checkpoints and rows of metrics.csv.
-        patience: training stops when the validation loss has not fallen for so many iterations.
-        learning_rate: of Adam. schedule: "constant", or "cosine", to 0 at the last step.
-        precision: "float32"; "bfloat16" or, on CUDA, "float16" by autocast, weights staying float32.
-        accumulate: parts that a batch goes through the network in, to save memory: the gradients are the batch's.
-        seed: of weights, batches and all else that is random.
+        steps: the maximum number of training steps.
+        interval: steps between validations, checkpoints and rows of metrics.csv.
+        patience: training stops if the validation loss has not decreased for this many steps.
+        learning_rate: of Adam.
+        schedule: of the learning rate. "constant"; or "cosine", decreasing to 0 at the last step.
+        precision: "float32"; or "bfloat16" or (only on CUDA) "float16" by autocast, with weights in float32.
+        accumulate: the number of parts in which a batch passes through the network. It saves memory and does not change
+            the gradient.
+        seed: of the weights, the batches and all other random choices.
+
+    Raises:
+        ValueError: a number is out of range, or `labels` are empty in automatic mode.
     """
 
     mode: Mode
@@ -60,20 +72,20 @@ class Config:
     validation_data: tuple[str, ...] = ()
     size: tuple[int, int] | None = (128, 128)
     axis: int = 2
-    sets: int = 8
+    sets_per_batch: int = 8
     set_sizes: tuple[int, int] | None = (1, 8)
     augment: bool = True
     steps: int = 100_000
     interval: int = 125
     patience: int = 40_000
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     precision: Precision = "float32"
     accumulate: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "sets", "steps", "interval", "patience", "accumulate"):
+        for name in ("channels", "sets_per_batch", "steps", "interval", "patience", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         if not self.learning_rate > 0:
@@ -83,7 +95,7 @@ class Config:
 
     @property
     def classes(self) -> int:
-        """Channels of the network's output: 1 in interactive mode, else background and one for each label."""
+        """Channels of the network's output: 1 in interactive mode, else the background and each label."""
         return 1 if self.mode == "interactive" else 1 + len(self.labels)
 
     def new_network(self) -> SetNetwork:
@@ -100,17 +112,29 @@ class Config:
             )
 
     def write(self, folder: Path) -> None:
-        """Write config.json into the folder of a run."""
+        """Writes config.json.
+
+        Args:
+            folder: the folder of the run.
+        """
         write_text(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Config:
-        """Raises ValueError where `folder` holds no config.json, or none that this version can use."""
+        """Reads config.json.
+
+        Args:
+            folder: the folder of a run.
+
+        Raises:
+            ValueError: there is no config.json, or it cannot be used.
+        """
         file = folder / "config.json"
         if not file.is_file():
             raise ValueError(f"{folder}: no config.json in it, expected the folder of a run (`interconv train`)")
         try:
             values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            values = {"sets_per_batch" if k == "sets" else k: v for k, v in values.items()}  # its name in old files
             values["labels"] = {int(value): name for value, name in values["labels"].items()}
             for entry in fields(cls):
                 if isinstance(values[entry.name], list):
@@ -122,7 +146,13 @@ class Config:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its config and its network with the weights of the least validation loss, for inference."""
+    """A trained network, for inference.
+
+    Attributes:
+        folder: the folder of the run.
+        config: its configuration.
+        network: its network with the weights of the lowest validation loss, in evaluation mode.
+    """
 
     folder: Path
     config: Config
@@ -130,10 +160,18 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, device: torch.device | str = "cpu") -> Run:
-        """Raises ValueError where `folder` is not the folder of a run, or the run has saved nothing yet."""
+        """Loads a run.
+
+        Args:
+            folder: the folder of the run.
+            device: where the network goes.
+
+        Raises:
+            ValueError: `folder` is not the folder of a run, or the run has not saved weights yet.
+        """
         config = Config.read(folder)
         if not (folder / "best.pt").is_file():
-            raise ValueError(f"{folder}: no best.pt in it, expected a run that got as far as its first validation")
+            raise ValueError(f"{folder}: no best.pt in it, expected a run with at least one validation")
         network = config.new_network()
         network.load_state_dict(load_checkpoint(folder / "best.pt", device)["network"])
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -141,31 +179,50 @@ class Run:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Writes a checkpoint completely or not at all.
+
+    Args:
+        path: the file.
+        state: tensors and plain values.
+    """
     with replacing(path) as partial:
         torch.save(state, partial)
 
 
 def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
-    """Raises ValueError where the file is broken. Tensors and plain values are read, no code is run."""
+    """Reads a checkpoint: only tensors and plain values, without running code.
+
+    Args:
+        path: the file.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: the file is broken.
+    """
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # zip and pickle decoders raise anything
         raise ValueError(f"{path}: cannot be read as a checkpoint ({type(error).__name__})") from error
 
 
-def same_task(runs: list[Run]) -> Config:
-    """The config that runs have in common as far as images and classes go: what an ensemble or a comparison needs.
+def common_config(runs: Sequence[Run]) -> Config:
+    """The configuration that the runs of an ensemble or a comparison share, as to images and classes.
+
+    Args:
+        runs: at least one.
+
+    Returns:
+        The configuration of the first run.
 
     Raises:
-        ValueError: no runs, or their mode, channels, labels or size differ.
+        ValueError: there are no runs, or their mode, channels, labels, size or axis differ.
     """
     if not runs:
         raise ValueError("no runs: expected at least one")
     first = runs[0]
     for run in runs[1:]:
         for name in ("mode", "channels", "labels", "size", "axis"):
-            ours, theirs = getattr(first.config, name), getattr(run.config, name)
-            if ours != theirs:
-                raise ValueError(f"{run.folder}: {name} is {theirs}, expected {ours} as in {first.folder}")
+            expected, found = getattr(first.config, name), getattr(run.config, name)
+            if found != expected:
+                raise ValueError(f"{run.folder}: {name} is {found}, expected {expected} as in {first.folder}")
     return first.config

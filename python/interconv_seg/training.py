@@ -1,7 +1,7 @@
-"""Training: Adam, validation, early stopping, mixed precision, checkpoints that go on with the same bits.
+"""Training: Adam, validation, early stopping, mixed precision, and checkpoints that resume with the same bits.
 
-All that is random in a step is a function of the config's seed and the step, so a checkpoint needs no random state; nor
-does it need the learning rate's schedule, which is a function of the step too.
+All randomness of a step, and its learning rate, are functions of the config and the step. So a checkpoint holds neither
+a random state nor the state of a schedule.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .data import Batch
-from .evaluation import dice_of, probabilities_of
+from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
-from .metrics_file import MetricsFile
+from .metrics import dice_scores
 from .runs import Config, load_checkpoint, save_checkpoint
 from .seeding import seed_of
+from .training_log import TrainingLog
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COLUMNS = (
@@ -35,26 +36,33 @@ COLUMNS = (
     "validation_loss",  # per sample
     "validation_dice",  # the mean over samples
     "learning_rate",
-    "images_per_second",  # while training, loading of data included
-    "peak_memory_mb",  # of the GPU's tensors, or of the process
+    "images_per_second",  # in training, including the loading of data
+    "peak_memory_mb",  # of the tensors on the GPU, else of the process
 )
 
 
 class Batches(Protocol):
-    """Batch `step` is a pure function of the step, as `SetBatches` has it."""
+    """Training batches. Batch `step` is a pure function of the step, as in `SetBatches`."""
 
     def __getitem__(self, step: int) -> Batch: ...
 
 
 class Training:
-    """A network in training: what a checkpoint holds, and a step.
+    """A network in training: its steps, its validation, and the state that a checkpoint holds.
 
     Attributes:
-        step: steps done. best_loss, best_step: the least validation loss, and after how many steps it was.
-        loss_sum, samples: since the last validation, the sum over samples of their losses, and their number.
+        step: the number of steps done.
+        best_loss: the lowest validation loss so far.
+        best_step: the number of steps after which it was reached.
+        loss_sum: the sum over samples of their losses since the last validation, a float64 scalar on the device.
+        samples: the number of samples since the last validation.
+
+    Args:
+        config: the configuration.
+        device: where the network is trained.
 
     Raises:
-        ValueError: float16 elsewhere than on CUDA (gradients need the scaler, which is for CUDA).
+        ValueError: float16 on another device than CUDA (its gradients need the scaler, which supports only CUDA).
     """
 
     def __init__(self, config: Config, device: torch.device | str = "cpu"):
@@ -62,23 +70,27 @@ class Training:
         if config.precision == "float16" and self.device.type != "cuda":
             raise ValueError(f"precision = 'float16' on {self.device}: expected a CUDA device (bfloat16 runs anywhere)")
         self.network = config.new_network()
-        # the faster format for the layers and for cuDNN
+        # channels_last is the faster format for InterConv2d and for cuDNN.
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.loss_of = interactive_loss if config.mode == "interactive" else automatic_loss
+        self.loss_function = interactive_loss if config.mode == "interactive" else automatic_loss
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
         self.loss_sum, self.samples = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def run_step(self, batch: Batch) -> None:
-        """One step of Adam on a batch, which goes through the network in `config.accumulate` parts."""
+        """One step of Adam on a batch, which passes through the network in `config.accumulate` parts.
+
+        Args:
+            batch: with masks, on any device.
+        """
         torch.manual_seed(seed_of(self.config.seed, "step", self.step))  # for SwinUNet's stochastic depth
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.network.train()
         self.optimizer.zero_grad()
         for part in batch.split(self.config.accumulate):
-            # a batch's loss is a mean over its sets: parts count by theirs
+            # The loss of a batch is a mean over its sets, so each part has the weight of its sets.
             loss = self._loss(part) * (len(part.groups) / len(batch.groups))
             self.scaler.scale(loss).backward()
             self.loss_sum += loss.detach().double() * len(batch.groups)
@@ -89,14 +101,21 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         if self.config.schedule == "constant":
             return self.config.learning_rate
         return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
-        """The loss per sample, and the mean Dice over samples (`dice_of`)."""
+        """Validates the network.
+
+        Args:
+            batches: with masks, on any device.
+
+        Returns:
+            The loss per sample, and the mean over samples of their mean Dice (`dice_scores`).
+        """
         self.network.eval()
         loss, dice = 0.0, []
         for batch in batches:
@@ -104,12 +123,13 @@ class Training:
             with self._autocast():
                 logits = self.network(moved.inputs, moved.sets)
             assert moved.masks is not None
-            loss += float(self.loss_of(logits, moved.masks, moved.sets)) * len(batch.groups)
-            dice.append(dice_of(probabilities_of(logits).argmax(1), moved.masks, max(2, self.config.classes)))
+            loss += float(self.loss_function(logits, moved.masks, moved.sets)) * len(batch.groups)
+            predicted = class_probabilities(logits).argmax(1)
+            dice.append(dice_scores(predicted, moved.masks, max(2, self.config.classes)))
         return loss / sum(len(batch.images) for batch in batches), float(torch.cat(dice).nanmean(1).nanmean())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -122,7 +142,11 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's state."""
+        """Continues from the state of a checkpoint.
+
+        Args:
+            state: as from `state`.
+        """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -134,7 +158,7 @@ class Training:
         assert moved.masks is not None
         with self._autocast():
             logits = self.network(moved.inputs, moved.sets)
-        return self.loss_of(logits, moved.masks, moved.sets)
+        return self.loss_function(logits, moved.masks, moved.sets)
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.precision)
@@ -151,20 +175,29 @@ def train(
     workers: int = 0,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Training:
-    """Train a network, from the start or from the folder's last checkpoint, to the last step or until validation says
-    stop; see `runs` for what is in the folder then.
+    """Trains a network, from the start or from the folder's last checkpoint, to the last step or early stopping.
 
-    Killed at any time and called again, it ends with the same bits as if it had never been (on a GPU, with torch's
-    deterministic algorithms).
+    The folder then holds the files that `runs` lists. A training that is killed at any time and called again ends with
+    the same bits as one that is not interrupted (on a GPU: with torch's deterministic algorithms).
 
     Args:
-        folder: of the run. batches: of training. validation: the batches of each validation, with masks.
-        workers: processes that prepare batches; 0: this one does.
-        interrupted: asked after each step; when true, a checkpoint is written and KeyboardInterrupt raised.
+        folder: of the run.
+        config: the configuration.
+        batches: of training.
+        validation: the batches of each validation, with masks.
+        device: where the network is trained.
+        workers: the number of processes that prepare batches; 0: this process prepares them.
+        interrupted: called after each step. If it returns True, a checkpoint is written and KeyboardInterrupt is
+            raised.
+
+    Returns:
+        The finished training.
 
     Raises:
-        ValueError: the folder holds a run with another config, or a broken checkpoint; no validation.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: the folder holds a run with another config or a broken checkpoint, or there are no validation
+            batches.
+        FloatingPointError: the loss is not finite.
+        KeyboardInterrupt: `interrupted` returned True.
     """
     if not validation:
         raise ValueError("no validation batches: expected at least one")
@@ -180,24 +213,24 @@ def train(
         sampler=range(training.step, config.steps),
         num_workers=workers,
         pin_memory=training.device.type == "cuda",
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_ignore_interrupts,
     )
-    metrics = MetricsFile(folder / "metrics.csv", COLUMNS, first_steps=training.step)
+    log = TrainingLog(folder / "metrics.csv", COLUMNS, last_step=training.step)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=training.step + 1)
-    prepared = iter(loader)
+    loaded = iter(loader)
     images, start = 0, time.perf_counter()
     with board, tqdm(total=config.steps, initial=training.step, desc=folder.name, unit="step", disable=None) as bar:
         while training.step < config.steps and training.step - training.best_step < config.patience:
-            batch = next(prepared)
+            batch = next(loaded)
             training.run_step(batch)
             images += len(batch.images)
             bar.update()
             last = training.step == config.steps
             if training.step % config.interval == 0 or last:
-                row = _finish_interval(training, folder, validation, metrics, images, start)
+                row = _finish_interval(training, folder, validation, log, images, start)
                 for name, value in row.items():
                     board.add_scalar(name, value, training.step)
-                bar.write(_line(row, training), file=sys.stdout)
+                bar.write(_progress_line(row, training), file=sys.stdout)
                 images, start = 0, time.perf_counter()
             if interrupted() and not last:
                 save_checkpoint(folder / "last.pt", training.state())
@@ -206,10 +239,10 @@ def train(
 
 
 def _finish_interval(
-    training: Training, folder: Path, validation: Sequence[Batch], metrics: MetricsFile, images: int, start: float
+    training: Training, folder: Path, validation: Sequence[Batch], log: TrainingLog, images: int, start: float
 ) -> dict[str, float]:
-    """Validate, log, save. The row is on the disk before the checkpoint that says its step is done."""
-    loss = float(training.loss_sum) / training.samples  # waits for the device, so that the time is right
+    """Validates, logs and saves. The row is on disk before the checkpoint of its step."""
+    loss = float(training.loss_sum) / training.samples  # waits for the device, so the time is complete
     seconds = time.perf_counter() - start
     if not math.isfinite(loss):
         raise FloatingPointError(
@@ -217,9 +250,9 @@ def _finish_interval(
         )
     rate = training.optimizer.param_groups[0]["lr"]
     validation_loss, validation_dice = training.validate(validation)
-    figures = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
-    row = dict(zip(COLUMNS, (training.step, *figures), strict=True))
-    metrics.append(row)
+    values = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
+    row = dict(zip(COLUMNS, (training.step, *values), strict=True))
+    log.append(row)
     training.loss_sum.zero_()
     training.samples = 0
     if validation_loss < training.best_loss:
@@ -230,7 +263,7 @@ def _finish_interval(
     return row
 
 
-def _line(row: dict[str, float], training: Training) -> str:
+def _progress_line(row: dict[str, float], training: Training) -> str:
     best = "best" if training.best_step == training.step else f"best {training.best_loss:.4f} at {training.best_step}"
     return (
         f"step {row['step']}: loss {row['loss']:.4f}, validation {row['validation_loss']:.4f} ({best}), Dice"
@@ -245,5 +278,6 @@ def _peak_memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C in a terminal reaches all processes; only the main process shall handle it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -13,7 +13,7 @@ def rng():
 
 @pytest.fixture
 def save():
-    """Write an array as the file's ending says, by the libraries themselves."""
+    """Writes an array in the format of the file's ending, with nibabel or Pillow."""
 
     def save(path, array, affine=None):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def sample(name, subject="s", task="t", value=0.5, labels=(1, 2), size=(16, 20))
 
 
 def ragged():
-    """Subjects of 1, 2, 5 and 12 scans; the image's value tells the scan."""
+    """Subjects of 1, 2, 5 and 12 scans; the value of an image identifies the scan."""
     groups = []
     for subject, scans in enumerate((1, 2, 5, 12)):
         name = f"s{subject}"
@@ -67,21 +67,21 @@ def test_groups_by_task():
     samples = [sample(str(i), labels=(1, 2) if i < 3 else (2,)) for i in range(5)]
     samples += [sample("x", task="u", labels=(1,)), sample("y", labels=()), sample("z", labels=None)]
     names = {1: "grey", 2: "white", 3: "never"}
-    groups = {group.name: group for group in data.by_task(samples, names, least=1)}
+    groups = {group.name: group for group in data.by_task(samples, names, min_images=1)}
     assert {name: [s.name for s in group.samples] for name, group in groups.items()} == {
         "t/grey": ["0", "1", "2"],
         "t/white": ["0", "1", "2", "3", "4"],
         "u/grey": ["x"],
     }
-    assert [group.name for group in data.by_task(samples, names, least=4)] == ["t/white"]
-    assert data.by_task(samples, names) == []  # the paper's tasks have 8 at least
+    assert [group.name for group in data.by_task(samples, names, min_images=4)] == ["t/white"]
+    assert data.by_task(samples, names) == []  # the paper's tasks have at least 8
     batch = data.collate([groups["t/white"], groups["t/grey"]])
     assert torch.equal(batch.masks[0], (samples[0].mask == 2).long())
     assert torch.equal(batch.masks[5], (samples[0].mask == 1).long())
 
 
 def test_one_image_of_each_subject():
-    """The slice where the label's area is largest, for each label on its own."""
+    """The slice with the largest area of the label, for each label separately."""
     samples = []
     for subject in range(9):
         slices = [sample(f"{subject}/{i}", str(subject)) for i in range(3)]
@@ -91,7 +91,7 @@ def test_one_image_of_each_subject():
     grey, white = data.by_task(samples, {1: "grey", 2: "white"}, one_per_subject=True)
     assert [s.name for s in grey.samples] == [f"{i}/{i % 3}" for i in range(9)]
     assert [s.name for s in white.samples] == [f"{i}/{(i + 1) % 3}" for i in range(9)]
-    assert data.by_task(samples, {1: "grey"}, least=10, one_per_subject=True) == []
+    assert data.by_task(samples, {1: "grey"}, min_images=10, one_per_subject=True) == []
 
 
 def test_parts():
@@ -123,7 +123,7 @@ def test_a_batch_is_packed():
 
 
 def test_prompts_of_a_scan_do_not_depend_on_its_set():
-    """So that set sizes are compared on the same prompts."""
+    """So set sizes are compared on the same prompts."""
     draw = partial(draw_prompts, positive=2, negative=2)
     group = ragged()[3]
     whole = data.collate([group], prompts=draw, seeds=[5])
@@ -138,7 +138,7 @@ def test_prompts_of_a_scan_do_not_depend_on_its_set():
     assert whole.prompts.flatten(1).unique(dim=0).shape[0] == 12  # each scan has its own
 
 
-def test_batches_that_cannot_be():
+def test_what_collate_and_set_batches_refuse():
     small, unlabelled = sample("small", size=(16, 16)), sample("unlabelled", labels=None)
     for odd, draw, words in (
         (small, None, r"small: image of shape \(1, 16, 16\), expected \(1, 16, 20\) as fine"),
@@ -150,13 +150,13 @@ def test_batches_that_cannot_be():
     with pytest.raises(data.DataError, match="unlabelled: no mask"):
         data.collate([data.Group("a", (unlabelled,))], prompts=draw_prompts)
     assert data.collate([data.Group("a", (unlabelled,))]).masks is None
-    for wrong in ({"groups": []}, {"sets": 0}, {"sizes": (0, 4)}, {"sizes": (3, 2)}):
+    for wrong in ({"groups": []}, {"sets_per_batch": 0}, {"set_sizes": (0, 4)}, {"set_sizes": (3, 2)}):
         with pytest.raises(ValueError, match=r"expected|no groups"):
             data.SetBatches(**({"groups": ragged()} | wrong))
 
 
-def test_set_sizes_are_drawn_evenly_one_for_a_batch():
-    batches = data.SetBatches([data.Group("g", tuple(sample(str(i)) for i in range(9)))], sets=3, seed=1)
+def test_one_set_size_per_batch_is_sampled_uniformly():
+    batches = data.SetBatches([data.Group("g", tuple(sample(str(i)) for i in range(9)))], sets_per_batch=3, seed=1)
     sizes = Counter()
     for step in range(800):
         lengths = batches[step].sets.lengths
@@ -169,7 +169,7 @@ def test_set_sizes_are_drawn_evenly_one_for_a_batch():
 
 def test_a_set_is_different_images_of_one_group():
     groups = ragged()
-    batches = data.SetBatches(groups, sets=8, sizes=(1, 8))
+    batches = data.SetBatches(groups, sets_per_batch=8, set_sizes=(1, 8))
     drawn, firsts = Counter(), Counter()
     for step in range(100):
         batch = batches[step]
@@ -185,12 +185,12 @@ def test_a_set_is_different_images_of_one_group():
             assert len(names) == have or len(names) == size
             drawn[group] += 1
             firsts[names[0]] += 1
-    assert all(150 < count < 250 for count in drawn.values())  # evenly, whatever their sizes
+    assert all(150 < count < 250 for count in drawn.values())  # uniformly, whatever their sizes
     assert len([name for name in firsts if name.startswith("s3/")]) == 12
 
 
 def test_all_scans_of_a_subject():
-    batch = data.SetBatches(ragged(), sets=30, sizes=None)[0]
+    batch = data.SetBatches(ragged(), sets_per_batch=30, set_sizes=None)[0]
     assert set(batch.sets.lengths) == {1, 2, 5, 12}
     for group, length in zip(batch.groups, batch.sets.lengths, strict=True):
         assert length == (1, 2, 5, 12)[int(group[1])]
@@ -202,7 +202,7 @@ def augmented(seed=0):
 
 
 def test_a_step_is_a_function_of_the_seed():
-    """What a resumed run gets is what it would have got: other steps, and workers, leave no trace."""
+    """A resumed run gets the same batches; other steps and workers do not affect them."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  (MONAI's default)
     first = augmented()

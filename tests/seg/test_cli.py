@@ -7,20 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections import namedtuple
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from interconv_seg import data, evaluation, inference, preparation, reports, runs, training
 from interconv_seg.cli import doctor, main
 from PIL import Image
 
+import interconv_kernels as ik
+from interconv_kernels import selftest
+
+Check = namedtuple("Check", "backend algorithm dtype passed error skipped")
 TINY = ["--network", "simpleunet", "--features", "2", "--size", "16x16", "--interval", "2", "--device", "cpu"]
 
 
 def write_subjects(folder, count=6, values=(3, 7)):
-    """Noisy discs, 20 x 24, two structures; 2 to 4 scans a subject; masks hold `values`."""
+    """Noisy discs, 20 x 24, two structures, 2 to 4 scans of each subject; the masks hold `values`."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:20, :24]
     lines = ["set,image,mask"]
@@ -38,21 +43,31 @@ def write_subjects(folder, count=6, values=(3, 7)):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with data and four trained runs: two seeds of InterConv and a baseline in automatic mode, one run in
-    interactive mode."""
+    """A folder with data and runs: two seeds of InterConv and a baseline in automatic mode, and an interactive one."""
     work = tmp_path_factory.mktemp("cli")
     (work / "scans").mkdir()
     write_subjects(work / "scans")
-    automatic = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--steps", "4", "--sets", "2"]
+    automatic = [
+        "train",
+        "--mode",
+        "automatic",
+        "--data",
+        str(work / "scans"),
+        *TINY,
+        "--steps",
+        "4",
+        "--sets-per-batch",
+        "2",
+    ]
     assert main([*automatic, "--out", str(work / "ours"), "--seeds", "0", "1"]) == 0
     assert main([*automatic, "--out", str(work / "base"), "--interconv", "none"]) == 0
     interactive = ["train", "--mode", "interactive", "--data", str(work / "scans"), *TINY, "--steps", "2"]
-    assert main([*interactive, "--sets", "2", "--set-sizes", "1-3", "--out", str(work / "clicks")]) == 0
+    assert main([*interactive, "--sets-per-batch", "2", "--set-sizes", "1-3", "--out", str(work / "clicks")]) == 0
     return work
 
 
 def says(capsys, code, *arguments):
-    """Runs the command; its standard output, or for a user's error its only line."""
+    """Runs the command and returns its standard output, or the error message."""
     capsys.readouterr()
     try:
         found = main([str(a) for a in arguments])
@@ -133,58 +148,48 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
         assert mask.size == (40, 9)
     assert len(list((tmp_path / "masks").iterdir())) == 3
 
-    says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set", "1")
+    says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set-size", "1")
     (data / "sets.csv").write_text("set,image\nx,a.nii.gz\ny,b.nii.gz\n")
     out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "sets")
     assert "5 images in 2 sets: 2 masks" in out
 
 
-def test_the_set_is_seen_together(work, tmp_path, monkeypatch, capsys):
-    from interconv_seg.evaluation import Ensemble
+def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
+    from interconv_seg.inference import Ensemble
 
     seen = []
     probabilities = Ensemble.probabilities
     monkeypatch.setattr(
         Ensemble, "probabilities", lambda self, batch: seen.append(batch.sets.lengths) or probabilities(self, batch)
     )
-    for most, lengths in (("9", [(2,), (3,), (4,)]), ("3", [(2,), (3,), (3,), (1,)])):
+    for maximum, lengths in (("9", [(2,), (3,), (4,)]), ("3", [(2,), (3,), (3,), (1,)])):
         (tmp_path / "s").mkdir(exist_ok=True)
         write_subjects(tmp_path / "s", count=3)
         seen.clear()
-        data = ["--data", tmp_path / "s", "--max-set", most, "--out", tmp_path / "m"]
+        data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / "m"]
         says(capsys, 0, "segment", work / "ours/seed0", *data)
         assert seen == lengths
 
 
-def test_segment_from_prompts(work, tmp_path, capsys, monkeypatch):
-    from interconv_seg.evaluation import Ensemble
-
+def test_segment_from_prompts(work, tmp_path, capsys):
     (tmp_path / "s").mkdir()
     write_subjects(tmp_path / "s", count=1)
     drawn = np.zeros((20, 24), np.uint8)
     drawn[3, 5], drawn[19, 23] = 1, 2
     (tmp_path / "prompts").mkdir()
     Image.fromarray(drawn).save(tmp_path / "prompts/p0_1.png")
-    seen = []
-    probabilities = Ensemble.probabilities
-    monkeypatch.setattr(Ensemble, "probabilities", lambda self, b: seen.append(b.prompts) or probabilities(self, b))
     arguments = ["segment", work / "clicks/seed0", "--data", tmp_path / "s", "--out", tmp_path / "m"]
     says(capsys, 0, *arguments, "--prompts", tmp_path / "prompts")
-    [prompts] = seen
-    assert prompts.shape == (2, 2, 16, 16)
-    assert not prompts[0].any()
-    assert prompts[1, 0, 2, 3] == prompts[1, 1, 15, 15] == 1  # a pixel of 20 x 24 is still seen, where it was
-    assert prompts[1].sum() <= 4
     with Image.open(tmp_path / "m/p0_0.png") as mask:
         assert set(np.unique(mask)) <= {0, 1}
 
-    assert "--prompts" in says(capsys, 2, *arguments)
+    assert "interactive mode: expected prompts" in says(capsys, 2, *arguments)
     assert "no such folder" in says(capsys, 2, *arguments, "--prompts", tmp_path / "none")
     Image.fromarray(drawn + 1).save(tmp_path / "prompts/p0_1.png")
-    assert "p0_1.png" in says(capsys, 2, *arguments, "--prompts", tmp_path / "prompts")
+    assert "p0_1.png: holds 3" in says(capsys, 2, *arguments, "--prompts", tmp_path / "prompts")
 
 
-def test_prompts_models_doctor(work, tmp_path, capsys, monkeypatch):
+def test_prompts_models_version(work, tmp_path, capsys):
     says(capsys, 0, "prompts", "--data", work / "scans", "--label", "7", "--numbers", "2", "--out", tmp_path / "p.png")
     says(capsys, 0, "prompts", "--out", tmp_path / "simulated.png")
     for name in ("p.png", "simulated.png"):
@@ -192,14 +197,27 @@ def test_prompts_models_doctor(work, tmp_path, capsys, monkeypatch):
     out = says(capsys, 0, "models")
     assert "| simpleunet-2M | 142 | 100 |" in out
     assert "20,638,025" in out
+    out = says(capsys, 0, "--version")
+    assert out == f"interconv {ik.__version__}\n"
+
+
+def test_doctor(capsys, monkeypatch):
     out = says(capsys, 0, "doctor")
-    assert "agrees with the oracle" in out
     assert "monai" in out
-    monkeypatch.setattr(doctor, "_layer_error", lambda name, kind: 0.5)
+    ready = [name for name, report in ik.backends().items() if report["cpu"] == "ready"]
+    assert len(re.findall(r"cpu: ready; self-test passed \(relative error \de-", out)) == len(ready)
+
+    checks = [
+        Check("torch", "auto", torch.float32, True, 1e-7, ""),
+        Check("cpp", "auto", torch.float32, False, 0.5, ""),
+    ]
+    monkeypatch.setattr(selftest, "run", lambda device, quick: iter(checks if quick else []))
     assert main(["doctor"]) == 1
-    monkeypatch.undo()
+    assert "self-test FAILED (relative error 5e-01)" in capsys.readouterr().out
+    checks[1] = Check("cpp", "auto", torch.float32, False, 0.0, "no compiler")
+    assert "self-test skipped: no compiler" in says(capsys, 0, "doctor")
+
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: ['no-such-package>=2; extra == "seg"', "torch>=2"])
-    capsys.readouterr()
     assert main(["doctor"]) == 1
     assert "Missing: no-such-package" in capsys.readouterr().out
 
@@ -233,7 +251,7 @@ def test_user_errors_are_one_line(work, tmp_path, capsys):
         "float16": [*train, "--data", scans, *out, "--precision", "float16"],
         "--device": ["segment", run, "--data", scans, *out, "--device", "cuda:77"],
         "expected one of: 3, 7": ["prompts", "--data", scans, "--label", "9", "--out", tmp_path / "p.png"],
-        "no --prompts": ["segment", run, "--data", scans, *out, "--prompts", scans],
+        "expected no prompts": ["segment", run, "--data", scans, *out, "--prompts", tmp_path],
     }
     for words, arguments in errors.items():
         said = says(capsys, 2, *arguments)
@@ -242,7 +260,7 @@ def test_user_errors_are_one_line(work, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "file" in says(capsys, 2, "segment", run, "--data", scans, "--out", tmp_path / "file")
     assert "--mode" in says(capsys, 2, "train", "--data", scans, *out)
-    assert "--sets" in says(capsys, 2, *train, "--data", scans, *out, "--sets", "0")
+    assert "--sets-per-batch" in says(capsys, 2, *train, "--data", scans, *out, "--sets-per-batch", "0")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "segment", "prompts", "models", "doctor"])
@@ -250,20 +268,31 @@ def test_help_has_an_example(command, capsys):
     assert f"example:\n  interconv {command}" in says(capsys, 0, command, "--help")
 
 
-def test_the_example_of_the_documentation(work, tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    example = text.split("```python\n")[1].split("```")[0]
-    for named, tiny in (("simpleunet-60K", "simpleunet"), ("steps=5000", "steps=1, features=2, size=(16, 16)")):
-        assert named in example
-        example = example.replace(named, tiny)
-    (tmp_path / "scans").symlink_to(work / "scans")
-    monkeypatch.chdir(tmp_path)
-    exec(example, {})
-    assert "| K | n | Dice [95 % CI] | 3 | 7 |" in capsys.readouterr().out
+def test_the_commands_do_what_python_does(work, tmp_path, capsys):
+    run, data_path = work / "ours/seed0", str(work / "scans")
+    config = runs.Config.read(run)
+    groups, held_out = (preparation.load_groups(config, [data_path], part) for part in ("train", "validation"))
+    batches, validation = preparation.training_batches(config, groups), preparation.validation_batches(config, held_out)
+    training.train(tmp_path / "run", config, batches, validation)
+    ensemble = inference.Ensemble.open([tmp_path / "run"])
+    scores = evaluation.evaluate(ensemble, preparation.load_groups(config, [data_path], "test"), set_sizes=[1, None])
+    table = reports.summary_markdown(reports.summarize(scores), ensemble.structures)
+    options = ["--data", data_path, "--device", "cpu"]
+    sizes = ["--part", "test", "--set-sizes", "1", "all", "--out", tmp_path / "results"]
+    assert f"\n{table}\n" in says(capsys, 0, "evaluate", run, *options, *sizes)
+
+    for scans in data.read(data_path).sets():
+        results = inference.segment(ensemble, scans)
+        data.write_masks(tmp_path / "masks", scans, [result.mask for result in results])
+    says(capsys, 0, "segment", run, *options, "--out", tmp_path / "by_command")
+    files = sorted(file.name for file in (tmp_path / "masks").iterdir())
+    assert files == sorted(file.name for file in (tmp_path / "by_command").iterdir())
+    for name in files:
+        assert (tmp_path / "masks" / name).read_bytes() == (tmp_path / "by_command" / name).read_bytes()
 
 
-def test_ctrl_c_leaves_a_run_to_go_on_with(work, tmp_path, capsys):
-    arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets", "2"]
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):
+    arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets-per-batch", "2"]
     arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--no-augment"]
     code = "import sys; from interconv_seg.cli import main; sys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)

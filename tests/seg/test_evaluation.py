@@ -1,4 +1,4 @@
-"""Evaluation: Dice, ensembles, sets of K, intervals and tests, each against a naive derivation of its own."""
+"""Evaluation: Dice, sets of K, intervals and tests, each against an independent naive computation."""
 
 import csv
 import io
@@ -10,41 +10,14 @@ import numpy as np
 import pytest
 import torch
 from interconv_seg import plots, reports
-from interconv_seg.data import DataError, Group, Sample, collate
+from interconv_seg.data import DataError
 from interconv_seg.data.scans import Collection
 from interconv_seg.estimates import Estimate, estimate, improvement
-from interconv_seg.evaluation import Ensemble, Score, cut, dice_of, evaluate, mean_by, probabilities_of
+from interconv_seg.evaluation import Score, divide, evaluate, mean_dice
+from interconv_seg.metrics import dice_scores
 from interconv_seg.preparation import load_groups, split, to_classes, training_batches, validation_batches
-from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run
 from scipy.integrate import quad
-
-BINARY = Config(mode="interactive", network="simpleunet", features=2, size=(16, 16))
-CLASSES = replace(BINARY, mode="automatic", labels={1: "a", 2: "b"})
-
-
-def group(count, name="g", label=None, seed=0):
-    random = torch.Generator().manual_seed(seed)
-    samples = []
-    for i in range(count):
-        mask = torch.randint(0, 3, (16, 16), generator=random).short()
-        image = torch.rand(1, 16, 16, generator=random)
-        samples.append(Sample(f"{name}{i}", f"s{i // 2}", "t", image, mask, (16, 16)))
-    return Group(name, tuple(samples), label)
-
-
-class Spy:
-    """In an ensemble's place: remembers its batches, and finds class 1 everywhere."""
-
-    def __init__(self, config):
-        self.config, self.batches = config, []
-
-    def probabilities(self, batch):
-        self.batches.append(batch)
-        found = torch.zeros(len(batch.images), max(2, self.config.classes), *batch.images.shape[2:])
-        found[:, 1] = 1
-        return found
-
+from seg_common import BINARY, CLASSES, Spy, group
 
 # Dice
 
@@ -67,7 +40,7 @@ def test_dice():
     truth[0][truth[0] == 2] = 0  # absent in the truth
     predicted[1][predicted[1] == 3] = 0  # absent in the prediction
     truth[2], predicted[2] = 0, 0  # absent in both
-    found = dice_of(predicted, truth, 4)
+    found = dice_scores(predicted, truth, 4)
     torch.testing.assert_close(found, naive_dice(predicted, truth, 4), equal_nan=True)
     assert found[0, 1].isnan()
     assert found[1, 2] == 0
@@ -80,41 +53,13 @@ def test_a_samples_mean_is_over_what_the_truth_has():
     assert math.isnan(replace(score, dice=(math.nan,)).mean)
 
 
-# Ensembles
-
-
-@pytest.mark.parametrize("config", [BINARY, CLASSES])
-def test_an_ensemble_is_the_mean_of_probabilities(config, tmp_path):
-    runs = [Run(tmp_path, config, replace(config, seed=i).new_network().eval()) for i in range(3)]
-    prompts = draw_prompts if config.mode == "interactive" else None
-    batch = collate([group(3, label=1 if prompts else None)], prompts=prompts)
-    found = Ensemble(runs).probabilities(batch)
-    expected = 0
-    with torch.no_grad():
-        for run in runs:
-            logits = run.network(batch.inputs, [3]).double()
-            if config.mode == "interactive":
-                label = 1 / (1 + torch.exp(-logits))
-                expected = expected + torch.cat([1 - label, label], dim=1) / 3
-            else:
-                expected = expected + torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True) / 3
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
-    assert found.shape[1] == max(2, config.classes)
-
-
-def test_the_mean_of_probabilities_is_not_that_of_logits():
-    logits = torch.tensor([[8.0], [-1.0], [-1.0]]).view(3, 1, 1, 1)
-    assert probabilities_of(logits)[:, 1].mean() < 0.6
-    assert probabilities_of(logits.mean(0, keepdim=True))[0, 1] > 0.85
-
-
 # Sets of K
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 8, 10, 11, None])
 def test_every_sample_is_counted_once_in_a_set_of_k(k):
     whole = group(10)
-    sets = cut(whole, k, seed=3)
+    sets = divide(whole, k, seed=3)
     counted = [sample.name for part, own in sets for sample in part.samples[-own:]]
     assert sorted(counted) == sorted(sample.name for sample in whole.samples)
     for part, _ in sets:
@@ -123,10 +68,10 @@ def test_every_sample_is_counted_once_in_a_set_of_k(k):
 
 
 def test_larger_sets_are_made_of_smaller_ones():
-    small, large = ([{s.name for s in part.samples} for part, _ in cut(group(8), k, seed=1)] for k in (2, 4))
+    small, large = ([{s.name for s in part.samples} for part, _ in divide(group(8), k, seed=1)] for k in (2, 4))
     assert all(any(pair <= four for four in large) for pair in small)
-    assert [s.name for s in cut(group(8), None, 1)[0][0].samples] != [
-        s.name for s in cut(group(8), None, 2)[0][0].samples
+    assert [s.name for s in divide(group(8), None, 1)[0][0].samples] != [
+        s.name for s in divide(group(8), None, 2)[0][0].samples
     ]
 
 
@@ -165,8 +110,8 @@ def test_means_by_sample_and_by_subject():
         return Score("g", subject, sample, 3, 1, 0, seed, (dice,))
 
     scores = [score("s", "a", 0, 0.2), score("s", "a", 1, 0.4), score("s", "b", 0, 0.6), score("t", "c", 0, math.nan)]
-    assert mean_by(scores, "sample") == pytest.approx({("g", "a"): 0.3, ("g", "b"): 0.6})
-    assert mean_by(scores, "subject") == pytest.approx({("g", "s"): 0.4})
+    assert mean_dice(scores, "sample") == pytest.approx({("g", "a"): 0.3, ("g", "b"): 0.6})
+    assert mean_dice(scores, "subject") == pytest.approx({("g", "s"): 0.4})
 
 
 # Intervals and tests
@@ -225,10 +170,10 @@ def test_the_summary(rows):
         assert row.dice.count == 2 + 3 + 4 + 5
         own = [score.dice[1] for score in rows[0] if score.set_size == row.set_size]
         assert row.structures[1] == pytest.approx(statistics.fmean(own))
-    text = reports.markdown(found, ["a", "b"]).splitlines()
+    text = reports.summary_markdown(found, ["a", "b"]).splitlines()
     assert len({line.count("|") for line in text}) == 1
     assert f"{0.2 * found[0].dice.mean:+.3f} [" in text[2]
-    [first, *_] = csv.DictReader(io.StringIO(reports.rows_csv(found, ["a", "b"])))
+    [first, *_] = csv.DictReader(io.StringIO(reports.summary_csv(found, ["a", "b"])))
     assert float(first["gain"]) == pytest.approx(0.2 * float(first["dice"]))
     table = list(csv.DictReader(io.StringIO(reports.scores_csv(rows[0], ["a", "b"]))))
     assert len(table) == len(rows[0])
@@ -240,14 +185,15 @@ def test_the_summary(rows):
 def test_pictures(tmp_path):
     def row(k, n, scans=None):
         found = Estimate(0.5 + 0.01 * k, 0.48, 0.6, 9)
-        return reports.Row(k, n, scans, found, found, Estimate(0.01 * k, 0.0, 0.1, 9, 0.01), (0.5,))
+        return reports.ConditionSummary(k, n, scans, found, found, Estimate(0.01 * k, 0.0, 0.1, 9, 0.01), (0.5,))
 
     rows = [row(k, n) for n in (1, 4) for k in (1, 2, 4)]
     plots.improvement_by_set_size(tmp_path / "k.png", rows)
     plots.improvement_by_scans(tmp_path / "scans.png", [row(1, 0, scans) for scans in (1, 3)])
     plots.dice_by_set_size(tmp_path / "dice.png", rows[:3], ("ours", "theirs"))
     masks = torch.randint(0, 3, (2, 16, 20))
-    plots.overlays(tmp_path / "o.png", torch.rand(2, 16, 20), {"truth": masks}, ["a", "b"], {"truth": [1.0, 1.0]})
+    prompts = torch.rand(2, 2, 16, 20).round()
+    plots.overlays(tmp_path / "o.png", torch.rand(2, 16, 20), masks, {"network": masks}, ["a", "b"], prompts)
     assert len(list(tmp_path.iterdir())) == 4
     for file in tmp_path.iterdir():
         assert file.read_bytes().startswith(b"\x89PNG")
@@ -285,11 +231,11 @@ def test_groups_of_both_modes(tmp_path, arrays):
     path = str(tmp_path / "d.npz")
     automatic = replace(CLASSES, labels={1: "grey", 2: "white"})
     assert {len(g.samples) for g in load_groups(automatic, [path])} == {2}
-    tasks = load_groups(BINARY, [path], least=6)
+    tasks = load_groups(BINARY, [path], min_images=6)
     assert [g.label for g in tasks] == [1, 2, 1, 2]
     with pytest.raises(ValueError, match="no task"):
-        load_groups(BINARY, [path], least=7)
-    with pytest.raises(DataError, match="another's name"):
+        load_groups(BINARY, [path], min_images=7)
+    with pytest.raises(DataError, match="name of another"):
         load_groups(automatic, [path, path])
     np.savez(tmp_path / "some.npz", **arrays, has_label=np.arange(12) > 0)
     with pytest.raises(DataError, match="some/s0/coronal/0: no mask"):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from interconv_seg import automatic_loss, build
 from interconv_seg.networks import FAMILIES, SIZES, NnUNet, SimpleUNet, tables
+from seg_common import PLACEMENTS, SMALL, each_interconv, each_network, small
 from torch import nn
 
 import interconv_kernels as ik
@@ -34,20 +35,6 @@ COUNTS = {
     ("scribbleprompt", "replace", 137): 3_724_903,
 }  # fmt: skip
 
-SMALL = {"simpleunet": 4, "nnunet": (4, 6, 8), "swinunet": 6, "scribbleprompt": 4}
-PLACEMENTS = (None, "replace", "append")
-each_network = pytest.mark.parametrize(
-    ("family", "interconv"), [(family, placement) for family in SMALL for placement in PLACEMENTS]
-)
-each_interconv = pytest.mark.parametrize(
-    ("family", "interconv"), [(family, placement) for family in SMALL for placement in ("replace", "append")]
-)
-
-
-def small(family, interconv, in_channels=2, classes=3):
-    torch.manual_seed(0)
-    return build(family, interconv, in_channels=in_channels, classes=classes, features=SMALL[family])
-
 
 @pytest.mark.parametrize("family", SMALL)
 def test_counts(family):
@@ -59,7 +46,7 @@ def test_counts(family):
 def test_the_tables_are_the_papers(capsys):
     counted = {(name, placement, str(features)): n for (name, placement, features), n in COUNTS.items()}
     family_of = {"SimpleUNet": "simpleunet", "nnUNet": "nnunet", "SwinUNet": "swinunet"}
-    rows = tables.rows()
+    rows = tables.paper_networks()
     assert len(rows) == 26
     for row in rows:
         family = family_of.get(row.network.removesuffix("-InterConv"), "scribbleprompt")
@@ -104,13 +91,13 @@ def test_forward_and_backward_with_ragged_sets(family, interconv):
     assert y.shape == (6, 3, 40, 24)
     layers = [m for m in network.modules() if isinstance(m, ik.InterConv2d)]
     assert bool(layers) == (interconv is not None)
-    assert torch.equal(network(x, [6]), y) == (interconv is None)  # a baseline does without its sets
+    assert torch.equal(network(x, [6]), y) == (interconv is None)  # a baseline ignores its sets
     torch.testing.assert_close(network(x, ik.Sets.from_lengths([1, 3, 2])), y, rtol=0, atol=0)
 
 
 @each_network
 @pytest.mark.parametrize("training", [False, True])
-def test_sets_are_islands(family, interconv, training):
+def test_sets_do_not_affect_each_other(family, interconv, training):
     network = small(family, interconv).train(training)
     x = torch.randn(6, 2, 32, 48)
     spoiled = x.clone()
@@ -125,13 +112,13 @@ def test_sets_are_islands(family, interconv, training):
         assert y.isfinite().all()
         assert z[2:5].isnan().all()
         assert torch.equal(y[others], z[others])
-    spoiled[0] = torch.nan  # but inside a set every sample reaches every other
+    spoiled[0] = torch.nan  # within a set, each sample affects the others
     with torch.no_grad():
         assert network.eval()(spoiled, [2, 3, 1])[1].isnan().any() == (interconv is not None)
 
 
-class WordForWord(nn.Module):
-    """The layer as the paper has it: for each set the mean, the concatenation, one convolution (Eq. 1-3)."""
+class NaiveLayer(nn.Module):
+    """The layer as in the paper: for each set the mean, the concatenation, one convolution (Eq. 1-3)."""
 
     def __init__(self, layer, lengths):
         super().__init__()
@@ -154,39 +141,15 @@ def test_the_authors_formula_through_a_whole_network(family, interconv):
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, ik.InterConv2d):
-                setattr(parent, name, WordForWord(child, [1, 3, 2]))
+                setattr(parent, name, NaiveLayer(child, [1, 3, 2]))
     torch.testing.assert_close(network(x), y, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("family", SMALL)
-def test_append_puts_an_interconv_after_layers_as_they_were(family):
-    plain, appended = small(family, None), small(family, "append")
-    pairs = [m for m in appended.modules() if type(m) is nn.Sequential and isinstance(m[-1], ik.InterConv2d)]
-    assert len(pairs) == {"simpleunet": 9, "nnunet": 10, "swinunet": 14, "scribbleprompt": 9}[family]
-    for layer, interconv in pairs:
-        assert interconv.in_channels == interconv.out_channels == layer.out_channels
-        assert interconv.kernel_size == ((1, 1) if family == "swinunet" else (3, 3))
-        assert interconv.stride == (1, 1)
-    extra = sum(p.numel() for _, interconv in pairs for p in interconv.parameters())
-    assert sum(p.numel() for p in appended.parameters()) == sum(p.numel() for p in plain.parameters()) + extra
-
-
-def test_replace_leaves_nnunets_heads_and_transposed_convolutions_alone():
-    body = small("nnunet", "replace").body
-    kinds = {name: type(m) for name, m in body.named_modules() if not list(m.children())}
-    convolutions = {name: kind for name, kind in kinds.items() if name.endswith(".conv")}
-    assert len(convolutions) == 10
-    assert set(convolutions.values()) == {ik.InterConv2d}
-    assert body.encoder[1][0].conv.stride == (2, 2)
-    assert {kind for name, kind in kinds.items() if name.startswith("heads")} == {nn.Conv2d}
-    assert {kind for name, kind in kinds.items() if name.startswith("ups")} == {nn.ConvTranspose2d}
 
 
 def test_fresh_weights_are_each_authors():
     for interconv in PLACEMENTS:
         for module in build("nnunet", interconv, features=(32, 64)).modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, ik.InterConv2d)):
-                inputs = module.weight[0].numel()  # what torch takes for the fan in
+                inputs = module.weight[0].numel()  # torch's fan_in
                 assert float(module.weight.detach().std() * inputs**0.5) == pytest.approx(2**0.5, rel=0.25)
                 assert not module.bias.any()
         linear = [
@@ -280,7 +243,7 @@ def test_what_a_network_refuses(family):
             small(family, placement)(torch.zeros(2, 2, 32, 32), [1, 2])
 
 
-def test_a_body_alone_wants_fitting_sides():
+def test_a_body_refuses_sizes_that_do_not_fit():
     for body, stride in ((SimpleUNet(), 16), (NnUNet(), 32)):
         with pytest.raises(ValueError, match=rf"\(1, 1, 20, 32\).*multiples of {stride}"):
             body(torch.zeros(1, 1, 20, 32))

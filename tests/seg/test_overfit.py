@@ -1,4 +1,4 @@
-"""Each family learns one small set by heart."""
+"""Each family overfits one small set."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ FEATURES = {"simpleunet": 12, "nnunet": (8, 16, 16), "swinunet": 24, "scribblepr
 
 
 def one_set():
-    """Three noisy images [3, 1, 32, 32] of a disc in a ring, each elsewhere; classes [3, 32, 32]."""
+    """Three noisy images [3, 1, 32, 32] of a disc in a ring at different positions; classes [3, 32, 32]."""
     random = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     masks = []

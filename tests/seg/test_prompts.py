@@ -47,7 +47,7 @@ def test_clicks_are_as_many_as_asked():
     assert (one == 1).all()
 
 
-def test_clicks_are_drawn_evenly():
+def test_clicks_are_sampled_uniformly():
     mask = torch.zeros(1, 4, 5, dtype=torch.bool)
     mask[0, 1, 1:4] = mask[0, 3, 4] = True
     hits = draw_prompts(mask.expand(4000, 4, 5), range(4000), 1, 1, "click").sum(0)
@@ -71,7 +71,7 @@ def test_a_scribble_is_one_stroke_of_one_pixel_width():
 
 
 def test_scribbles_have_no_gaps():
-    """However a line is bent, corner to corner, its next point is at most a pixel away."""
+    """For the strongest bends, corner to corner, the next point is at most one pixel away."""
     size = 100
     ends = torch.tensor([[0, 0], [size - 1, size - 1], [0, size - 1], [size - 1, 0]])
     extremes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2 * prompts.WAVES)))
@@ -82,7 +82,7 @@ def test_scribbles_have_no_gaps():
 
 
 def test_scribbles_are_curved_lines_between_their_ends():
-    """In a region without borders a stroke has its ends where the line's are, and is seldom straight."""
+    """The ends are those of the line; in between, the path is smooth and not straight."""
     a, b = torch.tensor([[3, 5]]), torch.tensor([[3, 45]])
     straight = prompts._warped_lines(a, b, torch.full((1, prompts.WAVES, 2), 0.5), 200)
     assert (straight[..., 0] == 3).all()
@@ -99,11 +99,11 @@ def test_the_longest_run():
         assert "".join("01"[bit] for bit in got[0].tolist()) == kept
 
 
-def test_counts_are_drawn_from_their_range():
+def test_counts_are_sampled_from_their_range():
     counts = draw_prompts(disks(3000), range(3000), (1, 6), (0, 6), "click").sum((2, 3)).int()
-    for channel, least in ((0, 1), (1, 0)):
-        shares = torch.bincount(counts[:, channel], minlength=7)[least:] / 3000
-        assert counts[:, channel].min() >= least
+    for channel, minimum in ((0, 1), (1, 0)):
+        shares = torch.bincount(counts[:, channel], minlength=7)[minimum:] / 3000
+        assert counts[:, channel].min() >= minimum
         assert counts[:, channel].max() == 6
         assert ((shares - 1 / len(shares)).abs() < 0.03).all()
 
@@ -127,7 +127,7 @@ def test_prompts_depend_on_mask_and_seed_alone():
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_prompts_keep_the_first(kind):
     masks = shapes(10)
-    drawn = [draw_prompts(masks, range(10), number, number, kind) for number in prompts.EVALUATED]
+    drawn = [draw_prompts(masks, range(10), number, number, kind) for number in prompts.EVALUATED_COUNTS]
     for fewer, more in itertools.pairwise(drawn):
         assert (fewer <= more).all()
         assert (fewer < more).any()

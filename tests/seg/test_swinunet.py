@@ -10,7 +10,7 @@ from interconv_seg.networks.swinunet import WINDOW, WindowAttention
 import interconv_kernels as ik
 
 
-def attention_word_for_word(attention, x):
+def naive_attention(attention, x):
     """Each token attends to those of its window: softmax(q k / sqrt(d) + bias) v, token by token."""
     n, channels, height, width = x.shape
     d = channels // attention.heads
@@ -43,23 +43,23 @@ def test_windows(shifted, size):
     torch.nn.init.normal_(attention.position_bias)
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(attention(x), attention_word_for_word(attention, x), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(attention(x), naive_attention(attention, x), rtol=1e-9, atol=1e-9)
 
 
-def test_the_position_bias_learns_what_the_formula_says():
+def test_the_gradient_of_the_position_bias():
     torch.manual_seed(0)
     attention = WindowAttention(4, 2, True).double()
     x, g = torch.randn(2, 1, 4, 8, 9, dtype=torch.float64)
     grads = [
         torch.autograd.grad((form(x) * g).sum(), attention.position_bias)[0]
-        for form in (attention, lambda x: attention_word_for_word(attention, x))
+        for form in (attention, lambda x: naive_attention(attention, x))
     ]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("interconv", ["replace", "append"])
 def test_interconv_takes_tokens_without_a_copy(interconv):
-    """What comes to InterConv2d is the tokens' own memory, and no pass over it in forward or backward copies them."""
+    """InterConv2d gets the memory of the tokens, and neither its forward nor its backward copies it."""
     block = build("swinunet", interconv, features=24).body.encoder[0][0]
     before, layer = (
         (block.mlp_norm, block.mlp.expand) if interconv == "replace" else (block.attention[0], block.attention[1])

@@ -1,4 +1,4 @@
-"""Training: the same bits after a kill, early stopping, accumulation, precision, what a run's folder holds."""
+"""Training: the same bits after a kill, early stopping, accumulation, precision, the files of a run."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ import torch
 from interconv_seg import training
 from interconv_seg.data import Group, Sample, SetBatches, collate
 from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run, load_checkpoint, same_task
+from interconv_seg.runs import Config, Run, common_config, load_checkpoint
 from interconv_seg.training import Training, train
 
 CONFIG = Config(
@@ -25,7 +25,7 @@ CONFIG = Config(
     features=3,
     labels={1: "inner", 2: "outer"},
     size=(16, 16),
-    sets=3,
+    sets_per_batch=3,
     steps=9,
     interval=3,
     learning_rate=1e-2,
@@ -50,12 +50,12 @@ def groups(count=4, seed=0, size=16):
 
 
 def train_discs(folder, config=CONFIG, **options):
-    batches = SetBatches(groups(), config.sets, (1, 4), seed=config.seed)
+    batches = SetBatches(groups(), config.sets_per_batch, (1, 4), seed=config.seed)
     return train(folder, config, batches, [collate(groups(2, seed=1))], **options)
 
 
-def figures(folder):
-    """metrics.csv without what the clock and the machine say."""
+def logged(folder):
+    """metrics.csv without the columns that depend on the clock and the machine."""
     with (folder / "metrics.csv").open() as file:
         return [list(row.values())[:5] for row in csv.DictReader(file)]
 
@@ -67,8 +67,10 @@ def weights(folder, name):
 
 
 def train_and_die(folder, when):
-    """In a process of its own: kill it, as `kill -9` does, within step 5, or with row 6 written and neither checkpoint,
-    or with the best checkpoint of step 6 written and not the last."""
+    """Kills this process, as `kill -9` does.
+
+    Within step 5; or after row 6, before both checkpoints of step 6; or between these two checkpoints.
+    """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 
@@ -95,7 +97,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, one_thread):
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread):
     train_discs(tmp_path / "whole")
     for when in ("step", "row", "best"):
         code = f"import test_training; test_training.train_and_die({str(tmp_path / 'killed')!r}, {when!r})"
@@ -103,27 +105,27 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, one_thread):
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (load_checkpoint(tmp_path / "killed/last.pt", "cpu"))["step"] == 3
     with (tmp_path / "killed/metrics.csv").open("a") as file:
-        file.write("9,0.1")  # and a row that was cut short
+        file.write("9,0.1")  # and an incomplete row
     train_discs(tmp_path / "killed")
     for name in ("last.pt", "best.pt"):
         whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
         torch.testing.assert_close(killed, whole, rtol=0, atol=0)
-    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
-    assert [row[0] for row in figures(tmp_path / "killed")] == ["3", "6", "9"]
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+    assert [row[0] for row in logged(tmp_path / "killed")] == ["3", "6", "9"]
     assert not list(tmp_path.glob("whole/.partial*"))
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path, one_thread):
+def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path, one_thread):
     train_discs(tmp_path / "whole")
     asked = iter([False] * 3 + [True])
     with pytest.raises(KeyboardInterrupt):
         train_discs(tmp_path / "stopped", interrupted=lambda: next(asked))
     assert load_checkpoint(tmp_path / "stopped/last.pt", "cpu")["step"] == 4  # between two validations
-    train_discs(tmp_path / "stopped", workers=1)  # nor does it matter who prepares the batches
+    train_discs(tmp_path / "stopped", workers=1)  # nor does it matter which process prepares the batches
     torch.testing.assert_close(
         weights(tmp_path / "stopped", "last.pt"), weights(tmp_path / "whole", "last.pt"), rtol=0, atol=0
     )
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
 
 
 def test_stochastic_depth_is_a_function_of_the_step():
@@ -141,7 +143,7 @@ def test_training_stops_when_the_validation_loss_no_longer_falls(tmp_path, monke
     losses = iter([3.0, 2.0, 2.5, 2.0, 1.0])
     monkeypatch.setattr(Training, "validate", lambda self, batches: (next(losses), 0.5))
     done = train_discs(tmp_path, replace(CONFIG, steps=100, interval=1, patience=2))
-    assert (done.step, done.best_step, done.best_loss) == (4, 2, 2.0)  # an equal loss has not fallen
+    assert (done.step, done.best_step, done.best_loss) == (4, 2, 2.0)  # an equal loss is not lower
     assert load_checkpoint(tmp_path / "best.pt", "cpu")["step"] == 2
     assert train_discs(tmp_path, replace(CONFIG, steps=100, interval=1, patience=2)).step == 4  # and stays stopped
 
@@ -181,7 +183,7 @@ def test_precision(tmp_path):
         Training(replace(CONFIG, precision="float16"))
 
 
-def test_a_loss_that_is_no_number_stops_training(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training(tmp_path):
     with pytest.raises(FloatingPointError, match="lower learning rate"):
         train_discs(tmp_path, replace(CONFIG, learning_rate=1e20))
 
@@ -195,7 +197,7 @@ def test_the_schedule():
     assert Training(CONFIG).learning_rate == 1e-2
 
 
-def test_the_least_validation_loss_is_what_a_run_gives(tmp_path):
+def test_a_run_has_the_weights_of_the_lowest_validation_loss(tmp_path):
     done = train_discs(tmp_path)
     run = Run.open(tmp_path)
     assert run.config == CONFIG
@@ -206,7 +208,7 @@ def test_the_least_validation_loss_is_what_a_run_gives(tmp_path):
     again.network.load_state_dict(run.network.state_dict())
     loss, dice = again.validate([batch])
     assert loss == done.best_loss
-    assert dice == pytest.approx(float(next(row for row in figures(tmp_path) if row[0] == str(done.best_step))[3]))
+    assert dice == pytest.approx(float(next(row for row in logged(tmp_path) if row[0] == str(done.best_step))[3]))
 
 
 def test_seeds_differ_and_are_the_same_again():
@@ -222,6 +224,14 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         train_discs(tmp_path, replace(CONFIG, steps=2))
     with pytest.raises(ValueError, match="validation"):
         train(tmp_path, CONFIG, SetBatches(groups()), [])
+
+
+def test_old_config_files_can_be_read(tmp_path):
+    CONFIG.write(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["sets"] = values.pop("sets_per_batch")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert Config.read(tmp_path) == CONFIG
 
 
 def test_broken_runs_are_refused(tmp_path):
@@ -242,18 +252,19 @@ def test_broken_runs_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"sets": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"labels": {}}, {"accumulate": 0}]
+    "change",
+    [{"sets_per_batch": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"labels": {}}, {"accumulate": 0}],
 )
 def test_a_config_is_checked(change):
     with pytest.raises(ValueError, match="expected"):
         replace(CONFIG, **change)
 
 
-def test_runs_that_do_not_go_together(tmp_path):
+def test_runs_that_do_not_fit_together(tmp_path):
     run = Run(tmp_path, CONFIG, CONFIG.new_network())
     other = replace(run, config=replace(CONFIG, labels={1: "inner", 3: "outer"}))
     with pytest.raises(ValueError, match="labels"):
-        same_task([run, other])
+        common_config([run, other])
     with pytest.raises(ValueError, match="no runs"):
-        same_task([])
-    assert same_task([run, replace(run, config=replace(CONFIG, seed=4, features=9))]) == CONFIG
+        common_config([])
+    assert common_config([run, replace(run, config=replace(CONFIG, seed=4, features=9))]) == CONFIG

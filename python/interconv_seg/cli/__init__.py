@@ -1,6 +1,8 @@
-"""The command `interconv`. Each subcommand is a module with `add(subparsers)` and `run(args)`, its exit code.
+"""The command `interconv`.
 
-Exit codes: 0 done; 1 a check failed or a training diverged; 2 what the user asked for cannot be done; 130 Ctrl-C.
+Each subcommand is a module with `add(subparsers)` and `run(args)`, which returns its exit code.
+
+Exit codes: 0 success; 1 a check failed or a training diverged; 2 the request cannot be fulfilled; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -10,14 +12,24 @@ import os
 import sys
 from collections.abc import Sequence
 
+from interconv_kernels._version import __version__
+
 from . import doctor, evaluate, models, prompts, segment, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. What a user can mend is said in one line, without a traceback."""
+    """Runs one command. Errors that a user can fix are printed as one line, without a traceback.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(
         prog="interconv", description="Segment sets of related biomedical images together (InterConv)."
     )
+    parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
     for command in (train, evaluate, segment, prompts, models, doctor):
         command.add(subparsers)
@@ -26,18 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
     except BrokenPipeError:  # `interconv models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it again at exit
         return 0
     except KeyboardInterrupt as stop:
-        return _say(str(stop) or "stopped", 130)
+        return _fail(str(stop) or "stopped", 130)
     except FloatingPointError as error:
-        return _say(str(error), 1)
+        return _fail(str(error), 1)
     except ModuleNotFoundError as error:
-        return _say(f"{error.name} is not installed: pip install 'interconv-kernels[seg]'", 2)
+        return _fail(f"{error.name} is not installed: pip install 'interconv-kernels[seg]'", 2)
     except (ValueError, TypeError, OSError) as error:
-        return _say(str(error), 2)
+        return _fail(str(error), 2)
 
 
-def _say(text: str, code: int) -> int:
-    print(f"interconv: {' '.join(text.split())}", file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    print(f"interconv: {' '.join(message.split())}", file=sys.stderr)
     return code

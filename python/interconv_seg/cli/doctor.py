@@ -11,54 +11,32 @@ from typing import Any
 from .options import add_command
 
 DISTRIBUTION = "interconv-kernels"
+EXAMPLE = "  interconv doctor"
 
 
 def add(subparsers: Any) -> None:
-    """The command has no options."""
-    parser = add_command(
-        subparsers,
-        "doctor",
-        "say what is installed and what can run here, and check the layer",
-        "  interconv doctor",
-    )
-    parser.set_defaults(run=run)
+    """Adds the command, which has no options."""
+    add_command(subparsers, "doctor", run, "show what is installed and what can run here, and check the layer", EXAMPLE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 where a package is missing or the layer gives wrong numbers."""
-    import torch
+    """Prints the report. The exit code is 1 if a package is missing or the layer computes wrong results."""
+    from interconv_kernels._version import __version__
 
-    import interconv_kernels as ik
-
-    print(f"{DISTRIBUTION} {ik.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"{DISTRIBUTION} {__version__}, Python {platform.python_version()}, {platform.platform()}")
     print("\nPackages:")
-    missing = _packages()
+    missing = _print_packages()
     print("\nDevices:")
-    print(f"  cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    for i in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(i)
-        print(f"  cuda:{i}: {about.name}, {about.total_memory / 2**30:.0f} GiB, sm_{about.major}{about.minor}")
-    if not torch.cuda.is_available():
-        print("  cuda: none that torch can use")
+    _print_devices()
     print("\nBackends:")
-    wrong = 0
-    for name, report in ik.backends().items():
-        print(f"  {name} ({report['version']})")
-        for kind in ("cpu", "cuda"):
-            state = report[kind]
-            if state == "ready":
-                error = _layer_error(name, kind)
-                passed = error < 1e-4
-                wrong += not passed
-                state = f"ready; the layer {'agrees' if passed else 'DISAGREES'} with the oracle (error {error:.0e})"
-            print(f"    {kind}: {state}")
+    failed = _print_backends()
     if missing:
         print(f"\nMissing: {', '.join(missing)}. pip install '{DISTRIBUTION}[seg]'")
-    return 1 if missing or wrong else 0
+    return 1 if missing or failed else 0
 
 
-def _packages() -> list[str]:
-    """Print the version of each package that is needed or can be used; returns those that the extra "seg" lacks."""
+def _print_packages() -> list[str]:
+    """Prints the versions of required and optional packages; returns the missing ones of the extra "seg"."""
     missing = []
     for line in metadata.requires(DISTRIBUTION) or []:
         name = re.split(r"[^\w.-]", line)[0]
@@ -74,17 +52,35 @@ def _packages() -> list[str]:
     return missing
 
 
-def _layer_error(backend: str, device: str) -> float:
-    """The greatest difference to the oracle of a small layer on ragged sets, relative to the greatest output."""
+def _print_devices() -> None:
+    import torch
+
+    print(f"  cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        print(f"  cuda:{i}: {about.name}, {about.total_memory / 2**30:.0f} GiB, sm_{about.major}{about.minor}")
+    if not torch.cuda.is_available():
+        print("  cuda: no device that torch can use")
+
+
+def _print_backends() -> bool:
+    """Prints where each backend can run and the result of its self-test; returns whether one failed."""
     import torch
 
     import interconv_kernels as ik
+    from interconv_kernels import selftest
 
-    random = torch.Generator().manual_seed(0)
-    lengths = [3, 1, 4]
-    u = torch.randn(sum(lengths), 8, 12, 10, generator=random)
-    weight = torch.randn(6, 16, 3, 3, generator=random)
-    expected = ik.reference.interconv2d(u.double(), weight.double(), None, lengths)
-    sets = ik.Sets.from_lengths(lengths, device)
-    found = ik.interconv2d(u.to(device), weight.to(device), None, sets, padding="same", backend=backend)
-    return float((found.cpu().double() - expected).abs().max() / expected.abs().max())
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    checks = {device: list(selftest.run(torch.device(device), quick=True)) for device in devices}
+    for name, report in ik.backends().items():
+        print(f"  {name} ({report['version']})")
+        for device in ("cpu", "cuda"):
+            results = [_check_text(check) for check in checks.get(device, []) if check.backend == name]
+            print(f"    {device}: {'; '.join([report[device], *results])}")
+    return not all(check.passed or check.skipped for found in checks.values() for check in found)
+
+
+def _check_text(check: Any) -> str:
+    if check.skipped:
+        return f"self-test skipped: {check.skipped}"
+    return f"self-test {'passed' if check.passed else 'FAILED'} (relative error {check.error:.0e})"

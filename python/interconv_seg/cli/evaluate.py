@@ -5,136 +5,181 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_runs, device_of, positive
+from .options import add_command, add_data, add_device, add_runs, device_of, positive_int
 
 if TYPE_CHECKING:
     from ..data import Group
-    from ..evaluation import Ensemble
+    from ..evaluation import Score
+    from ..inference import Ensemble
+    from ..runs import Config
 
 EXAMPLE = """\
   interconv evaluate runs/interconv/seed* --baseline runs/baseline/seed* --data scans/ --part test --out results/"""
-SHOWN = 4  # images in the picture
+SHOWN_IMAGES = 4
 
 
 def add(subparsers: Any) -> None:
-    """The command's options."""
+    """Adds the command and its options."""
     parser = add_command(
-        subparsers, "evaluate", "Dice on labelled data, by set size and prompts, against a baseline", EXAMPLE
+        subparsers,
+        "evaluate",
+        run,
+        "measure Dice on labelled data, by set size and number of prompts, against a baseline",
+        EXAMPLE,
     )
     add_runs(parser)
     parser.add_argument("--baseline", metavar="RUN", nargs="+", type=Path, help="runs to compare with")
     add_data(parser, "folders or .npz files with masks", required=True)
-    parser.add_argument("--part", choices=("test", "validation", "train"), help="of the subjects (default: all)")
+    parser.add_argument("--part", choices=("test", "validation", "train"), help="part of the subjects (default: all)")
     parser.add_argument(
         "--set-sizes",
         metavar="K",
         nargs="+",
         type=_set_size,
-        help="numbers, or 'all' of a group (default: 1 2 4 8; automatic mode: all)",
+        help="images in a set, or 'all' of a group (default: 1 2 4 8; in automatic mode: all)",
     )
     parser.add_argument(
-        "--prompts", metavar="N", nargs="+", type=positive, default=[1, 2, 4, 8], help="default: 1 2 4 8; interactive"
+        "--prompts",
+        metavar="N",
+        nargs="+",
+        type=positive_int,
+        default=[1, 2, 4, 8],
+        help="numbers of positive prompts, and of negative ones (interactive mode; default: 1 2 4 8)",
     )
-    parser.add_argument("--kind", choices=("mixed", "scribble", "click"), default="mixed", help="of prompts")
-    parser.add_argument("--prompt-seeds", metavar="N", type=positive, default=5, help="runs (default: 5; interactive)")
     parser.add_argument(
-        "--unit", choices=("sample", "subject"), default="sample", help="of means and intervals (default: sample)"
+        "--kind", choices=("mixed", "scribble", "click"), default="mixed", help="kind of the prompts (default: mixed)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder for tables and pictures")
+    parser.add_argument(
+        "--prompt-seeds",
+        metavar="N",
+        type=positive_int,
+        default=5,
+        help="number of repetitions with other prompts (interactive mode; default: 5)",
+    )
+    parser.add_argument(
+        "--unit", choices=("sample", "subject"), default="sample", help="unit of means and intervals (default: sample)"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
     add_device(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, write tables and pictures."""
-    from .. import plots, reports
-    from ..atomic import write_text
-    from ..evaluation import Ensemble, evaluate
+    """Evaluates, prints the table, and writes tables and pictures."""
+    from ..evaluation import evaluate
     from ..preparation import load_groups
-    from ..runs import Run, same_task
+
+    network, baseline = _open(args)
+    groups = load_groups(network.config, args.data, args.part)
+    conditions = _conditions(network.config, args)
+    scores = evaluate(network, groups, **conditions)
+    baseline_scores = None if baseline is None else evaluate(baseline, groups, **conditions)
+    if all(math.isnan(score.mean) for score in scores):
+        raise ValueError(f"{', '.join(args.data)}: no mask has a structure, expected labelled images")
+    table = _write_summary(args, scores, baseline_scores, network.structures)
+    print(f"{len(groups)} groups, mean over {args.unit}s:\n\n{table}\n")
+    if None in conditions["set_sizes"]:
+        _write_by_scans(args, scores, baseline_scores, network.structures)
+    _draw(args, groups, {"network": network} if baseline is None else {"baseline": baseline, "network": network})
+    print(f"Tables and pictures: {args.out}")
+    return 0
+
+
+def _open(args: argparse.Namespace) -> tuple[Ensemble, Ensemble | None]:
+    """The network and the baseline. Warns if the data are those of the training."""
+    from ..inference import Ensemble
+    from ..runs import Run, common_config
 
     device = device_of(args)
-    opened = {folder: Run.open(folder, device) for folder in [*args.runs, *(args.baseline or [])]}
-    config = same_task(list(opened.values()))
-    ours = Ensemble([opened[folder] for folder in args.runs], device)
-    theirs = Ensemble([opened[folder] for folder in args.baseline], device) if args.baseline else None
-    seen = {path for run in opened.values() for path in (*run.config.data, *run.config.validation_data)}
-    if args.part != "test" and not seen.isdisjoint(str(Path(path).resolve()) for path in args.data):
-        print("interconv: these data were trained on; --part test takes the subjects that were not", file=sys.stderr)
-    groups = load_groups(config, args.data, args.part)
+    runs, baseline_runs = ([Run.open(folder, device) for folder in part] for part in (args.runs, args.baseline or []))
+    common_config([*runs, *baseline_runs])
+    configs = [run.config for run in [*runs, *baseline_runs]]
+    trained_on = {path for config in configs for path in (*config.data, *config.validation_data)}
+    if args.part != "test" and not trained_on.isdisjoint(str(Path(path).resolve()) for path in args.data):
+        print("interconv: these data were trained on; use --part test for the held-out subjects", file=sys.stderr)
+    return Ensemble(runs, device), Ensemble(baseline_runs, device) if baseline_runs else None
+
+
+def _conditions(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `evaluate` for set sizes and prompts."""
     interactive = config.mode == "interactive"
     set_sizes = args.set_sizes or ([1, 2, 4, 8] if interactive else ["all"])
-    conditions: dict[str, Any] = {
+    return {
         "set_sizes": [None if k == "all" else k for k in set_sizes],
         "prompts": args.prompts if interactive else (0,),
         "seeds": range(args.prompt_seeds) if interactive else (0,),
         "kind": args.kind,
     }
-    scores = evaluate(ours, groups, **conditions)
-    base = None if theirs is None else evaluate(theirs, groups, **conditions)
-    if all(math.isnan(score.mean) for score in scores):
-        raise ValueError(f"{', '.join(args.data)}: no mask has a structure, expected labelled images")
 
-    rows = reports.summarize(scores, base, args.unit)
-    structures = ours.structures
-    table = reports.markdown(rows, structures)
-    print(f"{len(groups)} groups, mean over {args.unit}s:\n\n{table}\n")
+
+def _write_summary(
+    args: argparse.Namespace, scores: Sequence[Score], baseline: Sequence[Score] | None, structures: Sequence[str]
+) -> str:
+    """Writes all scores, and the summary by set size and prompts with its picture; returns its table."""
+    from interconv_kernels._files import write_text
+
+    from .. import plots, reports
+
     write_text(args.out / "scores.csv", reports.scores_csv(scores, structures))
-    if base is not None:
-        write_text(args.out / "baseline_scores.csv", reports.scores_csv(base, structures))
-    write_text(args.out / "summary.csv", reports.rows_csv(rows, structures))
+    if baseline is not None:
+        write_text(args.out / "baseline_scores.csv", reports.scores_csv(baseline, structures))
+    summaries = reports.summarize(scores, baseline, args.unit)
+    table = reports.summary_markdown(summaries, structures)
+    write_text(args.out / "summary.csv", reports.summary_csv(summaries, structures))
     write_text(args.out / "summary.md", table + "\n")
-    sized = [row for row in rows if row.set_size is not None]
-    if base is not None and sized:
-        plots.improvement_by_set_size(args.out / "improvement_by_set_size.png", sized)
-    if None in conditions["set_sizes"]:
-        whole = [[score for score in found if score.set_size is None] for found in (scores, base or [])]
-        by_scans = reports.summarize(whole[0], whole[1] or None, args.unit, by_scans=True)
-        write_text(args.out / "by_scans.csv", reports.rows_csv(by_scans, structures))
-        write_text(args.out / "by_scans.md", reports.markdown(by_scans, structures) + "\n")
-        if base is not None:
-            for number in conditions["prompts"]:
-                name = f"improvement_by_scans_{number}_prompts.png" if number else "improvement_by_scans.png"
-                plots.improvement_by_scans(args.out / name, [row for row in by_scans if row.prompts == number])
-    _draw(args.out / "overlays.png", {"baseline": theirs, "network": ours}, groups, args)
-    print(f"Tables and pictures: {args.out}")
-    return 0
+    numbered = [summary for summary in summaries if summary.set_size is not None]
+    if baseline is not None and numbered:
+        plots.improvement_by_set_size(args.out / "improvement_by_set_size.png", numbered)
+    return table
 
 
-def _draw(path: Path, ensembles: dict[str, Ensemble | None], groups: Sequence[Group], args: argparse.Namespace) -> None:
-    """The first images of the largest group, segmented as one set; in interactive mode with the fewest prompts."""
+def _write_by_scans(
+    args: argparse.Namespace, scores: Sequence[Score], baseline: Sequence[Score] | None, structures: Sequence[str]
+) -> None:
+    """Writes the summary by number of scans, and its pictures, for sets that are whole groups."""
+    from interconv_kernels._files import write_text
+
+    from .. import plots, reports
+
+    whole, whole_baseline = (
+        None if part is None else [score for score in part if score.set_size is None] for part in (scores, baseline)
+    )
+    summaries = reports.summarize(whole or [], whole_baseline, args.unit, by_scans=True)
+    write_text(args.out / "by_scans.csv", reports.summary_csv(summaries, structures))
+    write_text(args.out / "by_scans.md", reports.summary_markdown(summaries, structures) + "\n")
+    if baseline is not None:
+        for count in sorted({summary.prompts for summary in summaries}):
+            name = f"improvement_by_scans_{count}_prompts.png" if count else "improvement_by_scans.png"
+            plots.improvement_by_scans(args.out / name, [s for s in summaries if s.prompts == count])
+
+
+def _draw(args: argparse.Namespace, groups: Sequence[Group], ensembles: Mapping[str, Ensemble]) -> None:
+    """Draws the first images of the largest group, segmented as one set, with the fewest prompts."""
     from dataclasses import replace
     from functools import partial
 
     from .. import plots
     from ..data import collate
-    from ..evaluation import dice_of
     from ..prompts import draw_prompts
 
-    group = max(groups, key=lambda group: min(len(group.samples), SHOWN))
-    shown = replace(group, samples=group.samples[: 2 * SHOWN])
-    interactive = group.label is not None
-    number = min(args.prompts)
-    drawn = partial(draw_prompts, positive=number, negative=number, kind=args.kind) if interactive else None
-    batch = collate([shown], prompts=drawn)
+    group = max(groups, key=lambda group: min(len(group.samples), SHOWN_IMAGES))
+    group = replace(group, samples=group.samples[: 2 * SHOWN_IMAGES])
+    count = min(args.prompts)
+    draw = partial(draw_prompts, positive=count, negative=count, kind=args.kind)
+    batch = collate([group], prompts=None if group.label is None else draw)
     assert batch.masks is not None
-    columns, dice = {"truth": batch.masks[:SHOWN]}, {}
-    structures: list[str] = []
+    predictions = {}
     for name, ensemble in ensembles.items():
-        if ensemble is None:
-            continue
-        predicted = ensemble.probabilities(batch).argmax(1).cpu()
-        structures = ensemble.structures
-        title = name if ensemble.config.interconv is None else f"InterConv, K = {len(batch.images)}"
-        columns[title] = predicted[:SHOWN]
-        dice[title] = dice_of(predicted, batch.masks, 1 + len(structures)).nanmean(1).tolist()
-    prompts = None if batch.prompts is None else batch.prompts[:SHOWN]
-    plots.overlays(path, batch.images[:SHOWN].mean(1), columns, structures, dice, prompts)
+        title = name if ensemble.config.interconv is None else f"{name}, K = {len(batch.images)}"
+        predictions[title] = ensemble.probabilities(batch).argmax(1).cpu()[:SHOWN_IMAGES]
+    structures = ensembles["network"].structures
+    images, masks = batch.images[:SHOWN_IMAGES].mean(1), batch.masks[:SHOWN_IMAGES]
+    prompts = None if batch.prompts is None else batch.prompts[:SHOWN_IMAGES]
+    plots.overlays(args.out / "overlays.png", images, masks, predictions, structures, prompts)
 
 
 def _set_size(text: str) -> int | str:
-    return text if text == "all" else positive(text)
+    return text if text == "all" else positive_int(text)

@@ -7,20 +7,16 @@ from typing import Any
 
 from .options import add_command
 
+EXAMPLE = "  interconv models"
+
 
 def add(subparsers: Any) -> None:
-    """The command has no options."""
-    parser = add_command(
-        subparsers,
-        "models",
-        "list the networks by name, and the paper's tables of their sizes",
-        "  interconv models",
-    )
-    parser.set_defaults(run=run)
+    """Adds the command, which has no options."""
+    add_command(subparsers, "models", run, "list the networks, and the paper's tables of their sizes", EXAMPLE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print both."""
+    """Prints both."""
     from ..networks import FAMILIES, SIZES, tables
 
     print("For --network:\n")

@@ -1,43 +1,71 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def add_command(subparsers: Any, name: str, does: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand whose --help ends with an example."""
+def add_command(
+    subparsers: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Adds a subcommand whose --help ends with an example.
+
+    Args:
+        subparsers: of `interconv`.
+        name: of the command.
+        run: runs the command and returns the exit code.
+        summary: what it does, starting with a lower-case verb.
+        example: indented command lines.
+
+    Returns:
+        The parser of the command.
+    """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
-        help=does,
-        description=does[0].upper() + does[1:] + ".",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(run=run)
     return parser
 
 
-def add_data(parser: argparse.ArgumentParser, what: str, **options: Any) -> None:
-    """--data, one or several."""
-    parser.add_argument("--data", metavar="PATH", nargs="+", help=what, **options)
+def add_data(parser: Any, text: str, **options: Any) -> None:
+    """Adds --data, one or several paths.
+
+    Args:
+        parser: of a command, or an argument group.
+        text: the help.
+        options: further arguments of `add_argument`.
+    """
+    parser.add_argument("--data", metavar="PATH", nargs="+", help=text, **options)
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Folders of runs, to be used as one."""
+def add_runs(parser: Any) -> None:
+    """Adds the folders of the runs of an ensemble."""
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; of several, the mean probability is taken"
+        "runs", metavar="RUN", nargs="+", type=Path, help="folders of runs; the probabilities of several are averaged"
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device."""
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+def add_device(parser: Any) -> None:
+    """Adds --device."""
+    parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if there is one)")
 
 
 def device_of(args: argparse.Namespace) -> str:
-    """Raises ValueError for a device that is not there."""
+    """The device of --device.
+
+    Args:
+        args: of a command with `add_device`.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     import torch
 
     if args.device is None:
@@ -49,8 +77,8 @@ def device_of(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
-def positive(text: str) -> int:
-    """An int of at least 1."""
+def positive_int(text: str) -> int:
+    """An int of at least 1, for `type=` of an option."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected at least 1")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, positive
+from .options import add_command, positive_int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,51 +14,62 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   interconv prompts --out prompts.png
   interconv prompts --data scans/ --label 2 --numbers 1 4 --out prompts.png"""
-SHOWN = 4  # images in the picture
+SHOWN_IMAGES = 4
+MARKER_SIZES = {"scribble": 1.6, "click": 4.0}  # in points
 
 
 def add(subparsers: Any) -> None:
-    """The command's options."""
-    parser = add_command(subparsers, "prompts", "draw a picture of simulated scribbles and clicks", EXAMPLE)
+    """Adds the command and its options."""
+    parser = add_command(subparsers, "prompts", run, "draw a picture of simulated scribbles and clicks", EXAMPLE)
     parser.add_argument("--data", metavar="PATH", help="images with masks (default: simulated brain scans)")
-    parser.add_argument("--label", help="name of the label (default: the data's first)")
-    parser.add_argument("--size", type=positive, nargs=2, metavar=("H", "W"), default=(128, 128), help="of the images")
+    parser.add_argument("--label", help="name of the label (default: the first in the data)")
     parser.add_argument(
-        "--numbers", type=positive, nargs="+", default=[2, 8], help="of positive and negative prompts (default: 2 8)"
+        "--size",
+        type=positive_int,
+        nargs=2,
+        metavar=("H", "W"),
+        default=(128, 128),
+        help="size of the images (default: 128 128)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--numbers",
+        metavar="N",
+        type=positive_int,
+        nargs="+",
+        default=[2, 8],
+        help="numbers of positive prompts, and of negative ones (default: 2 8)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the picture."""
+    """Writes the picture."""
     from .. import plots
-    from ..prompts import Kind, draw_prompts
+    from ..prompts import draw_prompts
     from ..seeding import seed_of
 
-    images, masks = _simulated(args.seed) if args.data is None else _read(args)
+    images, masks = _simulate(args.seed) if args.data is None else _read(args)
     rows = []
-    shown: tuple[tuple[Kind, float], ...] = (("scribble", 1.6), ("click", 4.0))
-    for kind, marker_size in shown:
+    for kind, marker_size in MARKER_SIZES.items():
         for number in args.numbers:
             seeds = [seed_of(args.seed, i) for i in range(len(masks))]
-            drawn = draw_prompts(masks, seeds, number, number, kind)
+            drawn = draw_prompts(masks, seeds, number, number, kind)  # type: ignore[arg-type]
             rows.append((f"{number} + {number} {kind}s", drawn, marker_size))
     plots.prompts(args.out, images, masks, rows)
     print(f"Wrote {args.out}")
     return 0
 
 
-def _simulated(seed: int) -> tuple[Tensor, Tensor]:
-    """Images [N, H, W] and masks of their white matter, bool [N, H, W]."""
+def _simulate(seed: int) -> tuple[Tensor, Tensor]:
+    """Images [N,H,W] and the masks of their white matter, bool [N,H,W]."""
     import torch
 
     from ..anatomy import HELD_OUT_SLICES, Template, simulate_subject
 
     template = Template.load()
     images, masks = [], []
-    for i in range(SHOWN):
+    for i in range(SHOWN_IMAGES):
         random = torch.Generator().manual_seed(seed + i)
         scans, tissues = simulate_subject(template, HELD_OUT_SLICES[2 * i], 1, random)
         images.append(scans[0, 0])
@@ -67,17 +78,18 @@ def _simulated(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _read(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The first images that have the label, [N, H, W], and their masks."""
+    """The first images with the label, [N,H,W], and its masks, bool [N,H,W]."""
     import torch
 
     from ..data import by_task, read
 
     collection = read(args.data)
     labels = {value: name for value, name in collection.labels.items() if args.label in (None, name)}
-    tasks = by_task(collection.load(tuple(args.size)), dict(list(labels.items())[:1]), least=1, one_per_subject=True)
+    first_label = dict(list(labels.items())[:1])
+    tasks = by_task(collection.load(tuple(args.size)), first_label, min_images=1, one_per_subject=True)
     if not tasks:
         names = ", ".join(collection.labels.values())
         raise ValueError(f"{args.data}: no mask with label {args.label}, expected one of: {names}")
-    shown = tasks[0].samples[:SHOWN]
+    shown = tasks[0].samples[:SHOWN_IMAGES]
     masks = [sample.mask.eq(tasks[0].label or 0) for sample in shown if sample.mask is not None]
     return torch.stack([sample.image.mean(0) for sample in shown]), torch.stack(masks)

@@ -1,4 +1,4 @@
-"""One image file in, one array out; one mask out, one file in. NIfTI by nibabel, everything else by Pillow."""
+"""Reading and writing one image or mask file: NIfTI with nibabel, all other formats with Pillow."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from ..atomic import replacing
+from interconv_kernels._files import replacing
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 ENDINGS = NIFTI_ENDINGS + PICTURE_ENDINGS
-LARGEST_LABEL = 32767  # masks are kept as int16
+MAX_LABEL = 32767  # masks are int16
 
 
 class DataError(ValueError):
-    """A file or folder of images that cannot be used. The message starts with its name and says what was expected."""
+    """An image file or folder that cannot be used. The message starts with its name and says what was expected."""
 
 
 def ending_of(path: Path) -> str:
@@ -35,15 +35,22 @@ def ending_of(path: Path) -> str:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the file's name is that of a NIfTI image."""
+    """Whether the file name is that of a NIfTI image."""
     return path.name.lower().endswith(NIFTI_ENDINGS)
 
 
 def slice_count(path: Path, axis: int) -> int | None:
-    """How many images the file holds along `axis` of its volume; None if it is a single 2-D image.
+    """The number of slices of a volume along an axis.
+
+    Args:
+        path: an image file.
+        axis: 0, 1 or 2.
+
+    Returns:
+        The number, or None if the file holds a single 2-D image.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     if not is_nifti(path):
         return None
@@ -52,66 +59,88 @@ def slice_count(path: Path, axis: int) -> int | None:
 
 
 def read_image(path: Path, index: int | None = None, axis: int = 2) -> np.ndarray:
-    """One image [C, H, W] of real numbers as they are in the file.
+    """Reads one image, with the values of the file.
 
-    A NIfTI image has C = 1; H and W are its axes in the order of the file, without `axis` where it is a volume, of
-    which slice `index` is taken. Of other files, grey ones (8 or 16 bits, or float) have C = 1, coloured ones C = 3
-    (red, green, blue); an alpha channel is dropped.
+    A NIfTI image has C = 1; H and W are its axes in the order of the file (of a volume: the axes other than `axis`).
+    In other formats, grey images (8 or 16 bits, or float) have C = 1 and colour images C = 3 (red, green, blue); an
+    alpha channel is dropped.
+
+    Args:
+        path: the file.
+        index: the slice of a volume; None for a 2-D image.
+        axis: along which the volume is sliced.
+
+    Returns:
+        Real numbers [C,H,W].
 
     Raises:
-        DataError: the file is missing, broken, empty, or not such an image.
+        DataError: the file is missing, broken or empty, or is not such an image.
     """
     if is_nifti(path):
         return _slice(path, index, axis)[None]
-    picture = _picture(path, as_mask=False)
+    picture = _picture(path, keep_palette=False)
     return picture[None] if picture.ndim == 2 else np.moveaxis(picture, 2, 0)
 
 
 def read_mask(path: Path, index: int | None = None, axis: int = 2) -> np.ndarray:
-    """One mask, int16 [H, W] of class indices: axes and `index` as in `read_image`.
+    """Reads one mask.
 
-    A file that holds 0 and 255 alone is read as 0 and 1. A picture with a palette gives its indices.
+    A file that only holds 0 and 255 is read as 0 and 1. A picture with a palette gives the indices of its palette.
+
+    Args:
+        path: the file.
+        index: as in `read_image`.
+        axis: as in `read_image`.
+
+    Returns:
+        Class indices, int16 [H,W].
 
     Raises:
-        DataError: as `read_image`, and where a value is no integer from 0 to 32767.
+        DataError: as in `read_image`; or a value is not an integer from 0 to 32767.
     """
     if is_nifti(path):
         return as_mask(_slice(path, index, axis), str(path))
-    mask = _picture(path, as_mask=True)
+    mask = _picture(path, keep_palette=True)
     if mask.ndim != 2:
-        raise DataError(f"{path}: a coloured picture, expected a mask of one channel (grey or palette)")
+        raise DataError(f"{path}: a colour picture, expected a mask of one channel (grey or palette)")
     if mask.dtype == np.uint8 and mask.max() == 255 and np.isin(mask, (0, 255)).all():
         mask = mask // 255
     return as_mask(mask, str(path))
 
 
 def as_mask(values: np.ndarray, where: str) -> np.ndarray:
-    """`values` as int16 class indices.
+    """Converts an array to class indices.
+
+    Args:
+        values: integers, or floating point numbers with integer values.
+        where: the name of the file, for the message.
+
+    Returns:
+        int16, of the same shape.
 
     Raises:
-        DataError: starting with `where`, if a value is no integer from 0 to 32767.
+        DataError: a value is not an integer from 0 to 32767.
     """
     if values.dtype.kind not in "buif":
         raise DataError(f"{where}: values of dtype {values.dtype}, expected a mask of integers")
-    wrong = ~((values >= 0) & (values <= LARGEST_LABEL))  # NaN too
+    wrong = ~((values >= 0) & (values <= MAX_LABEL))  # NaN too
     if values.dtype.kind == "f":
         wrong |= values != np.round(values)
     if wrong.any():
         raise DataError(
-            f"{where}: the mask holds {values[wrong].flat[0]}, expected class indices (integers from 0 to"
-            f" {LARGEST_LABEL})"
+            f"{where}: the mask holds {values[wrong].flat[0]}, expected class indices (integers from 0 to {MAX_LABEL})"
         )
     return values.astype(np.int16)
 
 
 def write_mask(path: Path, mask: np.ndarray, like: Path | None = None) -> None:
-    """Write class indices, whole or not at all: uint8 where they fit, else uint16.
+    """Writes class indices, as uint8 if they fit, else uint16. The file is written completely or not at all.
 
     Args:
-        path: a NIfTI file, or a picture that can hold it without loss (PNG, TIFF). Folders on the way are made.
-        mask: integers [H, W], or [X, Y, Z] for NIfTI.
-        like: the NIfTI image that was segmented: its affine and header are kept, and its shape where that has more axes
-            of length 1.
+        path: a NIfTI file, or a lossless picture format (PNG, TIFF). Missing folders are created.
+        mask: integers [H,W], or [X,Y,Z] for NIfTI.
+        like: the NIfTI image that was segmented. Its affine, header and shape (which may have more axes of length 1)
+            are used.
     """
     mask = mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)
     with replacing(path) as partial:
@@ -139,7 +168,7 @@ def _slice(path: Path, index: int | None, axis: int) -> np.ndarray:
 
 
 def _volume(path: Path) -> np.ndarray:
-    """The values of a NIfTI file, shape as `_shape`."""
+    """The values of a NIfTI file, of shape `_shape`."""
     try:
         status = path.stat()
     except OSError as error:
@@ -147,12 +176,12 @@ def _volume(path: Path) -> np.ndarray:
     return _read_volume(path, status.st_mtime_ns, status.st_size)
 
 
-@lru_cache(maxsize=2)  # an image and its mask: all slices of a compressed volume for one reading
+@lru_cache(maxsize=2)  # an image and its mask: a compressed volume is read once for all its slices
 def _read_volume(path: Path, mtime_ns: int, size: int) -> np.ndarray:
     image = _load_nifti(path)
     shape = _shape(path, image)
     try:
-        volume = np.array(np.asanyarray(image.dataobj))  # a copy: no map of a file that may go away
+        volume = np.array(np.asanyarray(image.dataobj))  # a copy: not a memory map of a file that may be removed
     except Exception as error:  # decoders of broken files raise anything
         raise _broken(path, "a NIfTI image", error) from error
     if volume.dtype.kind not in "buif":
@@ -161,7 +190,7 @@ def _read_volume(path: Path, mtime_ns: int, size: int) -> np.ndarray:
 
 
 def _shape(path: Path, image: Any) -> list[int]:
-    """Of a 2-D image or a volume, without axes of length 1 at the end."""
+    """The shape of a 2-D image or a volume, without axes of length 1 at the end."""
     shape = list(image.shape)
     while len(shape) > 2 and shape[-1] == 1:
         shape.pop()
@@ -177,20 +206,14 @@ def _load_nifti(path: Path) -> Any:
         raise _broken(path, "a NIfTI image", error) from error
 
 
-def _picture(path: Path, as_mask: bool) -> np.ndarray:
-    """[H, W] or, where coloured, [H, W, 3]."""
+def _picture(path: Path, keep_palette: bool) -> np.ndarray:
+    """[H,W], or [H,W,3] for colour."""
     try:
         with Image.open(path) as picture:
             frames = getattr(picture, "n_frames", 1)
             if frames != 1:
                 raise DataError(f"{path}: {frames} pictures in one file, expected one")
-            if picture.mode in ("LA", "La"):
-                picture = picture.convert("L")
-            elif picture.mode == "1":
-                picture = picture.convert("L").point(lambda value: value // 255)
-            elif not (picture.mode in ("L", "F", "I", "RGB") or picture.mode.startswith("I;16")):
-                picture = picture if as_mask and picture.mode == "P" else picture.convert("RGB")
-            values = np.array(picture)
+            values = np.array(_converted(picture, keep_palette))
     except DataError:
         raise
     except Exception as error:
@@ -200,8 +223,19 @@ def _picture(path: Path, as_mask: bool) -> np.ndarray:
     return values
 
 
-def _broken(path: Path, what: str, error: Exception) -> DataError:
+def _converted(picture: Image.Image, keep_palette: bool) -> Image.Image:
+    """The picture in a mode whose array is [H,W] or [H,W,3]."""
+    if picture.mode in ("LA", "La"):
+        return picture.convert("L")
+    if picture.mode == "1":
+        return picture.convert("L").point(lambda value: value // 255)
+    if picture.mode in ("L", "F", "I", "RGB") or picture.mode.startswith("I;16"):
+        return picture
+    return picture if keep_palette and picture.mode == "P" else picture.convert("RGB")
+
+
+def _broken(path: Path, expected: str, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: no such file, expected {what}")
-    said = str(error).replace(str(path), "the file").splitlines()
-    return DataError(f"{path}: cannot be read as {what} ({said[0] if said else type(error).__name__})")
+        return DataError(f"{path}: no such file, expected {expected}")
+    message = str(error).replace(str(path), "the file").splitlines()
+    return DataError(f"{path}: cannot be read as {expected} ({message[0] if message else type(error).__name__})")

@@ -1,7 +1,7 @@
-"""Readers: what images a folder or file holds, as a `Collection`.
+"""Readers: which images a folder or file holds, as a `Collection`.
 
-A NIfTI volume is read as the 2-D images that its slices along `axis` are, all of one subject. An image is read
-when its scan is loaded; until then, of NIfTI alone the headers are, which say how many slices there are.
+The slices of a NIfTI volume along `axis` are 2-D images of one subject. An image is decoded when its scan is loaded;
+before that, only the headers of NIfTI files are read, for the number of slices.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .files import ENDINGS, LARGEST_LABEL, DataError, ending_of, is_nifti, read_image, read_mask, slice_count
+from .files import ENDINGS, MAX_LABEL, DataError, ending_of, is_nifti, read_image, read_mask, slice_count
 from .scans import Collection, Scan
 
 PLANES = ("axial", "coronal", "sagittal")
 
 
 def read(path: Path | str, axis: int = 2) -> Collection:
-    """The images at `path`: an .npz file (`read_npz`), an nnU-Net raw folder (one with a dataset.json; `read_nnunet`),
-    or a plain folder (`read_folder`).
+    """Reads the images at a path.
+
+    Args:
+        path: an .npz file (`read_npz`), an nnU-Net raw folder with a dataset.json (`read_nnunet`), or a plain folder
+            (`read_folder`).
+        axis: along which volumes are sliced.
 
     Raises:
-        DataError: it is none of these, or not a right one.
+        DataError: it is none of these, or cannot be used.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -39,21 +45,21 @@ def read(path: Path | str, axis: int = 2) -> Collection:
     raise DataError(f"{path}: expected a folder of images, an nnU-Net raw folder, or an .npz file")
 
 
-def read_nnunet(folder: Path | str, split: str = "Tr", axis: int = 2) -> Collection:
-    """An nnU-Net (version 2) raw folder: dataset.json, images<split>/<case>_<channel>.<ending> with channels 0000,
-    0001, ..., and labels<split>/<case>.<ending>.
+def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: int = 2) -> Collection:
+    """Reads an nnU-Net (version 2) raw folder.
 
-    Each case is a subject of its own. A case's channels are its files in order; one coloured picture may hold all
-    three.
+    It holds dataset.json, images<split>/<case>_<channel>.<ending> with channels 0000, 0001, ..., and
+    labels<split>/<case>.<ending>. Each case is a subject. The channels of a case are its files in order; one colour
+    picture may hold all three.
 
     Args:
-        folder: the dataset's.
-        split: "Tr" or "Ts" (labels are then optional).
+        folder: the folder of the dataset.
+        split: "Tr", or "Ts" (then labels are optional).
         axis: along which volumes are sliced.
 
     Raises:
-        DataError: dataset.json lacks channel_names, labels or file_ending or they cannot be used, a channel or a label
-            file is missing, a NIfTI file is broken, or images and labels have other shapes.
+        DataError: dataset.json lacks channel_names, labels or file_ending, or they cannot be used; a channel or a label
+            file is missing; a NIfTI file is broken; images and labels have different shapes.
     """
     folder = Path(folder)
     about = _dataset_json(folder / "dataset.json")
@@ -69,7 +75,7 @@ def read_nnunet(folder: Path | str, split: str = "Tr", axis: int = 2) -> Collect
         case = first.name.removesuffix(first_channel)
         files = [images / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
         if not is_nifti(first) and not any(file.exists() for file in files[1:]):
-            files = [first]  # coloured: all channels in one picture
+            files = [first]  # all channels in one colour picture
         for file in files:
             if not file.exists():
                 raise DataError(f"{file}: no such file, expected {channels} channels of case {case}")
@@ -83,74 +89,119 @@ def read_nnunet(folder: Path | str, split: str = "Tr", axis: int = 2) -> Collect
 
 
 def read_folder(folder: Path | str, axis: int = 2) -> Collection:
-    """A plain folder of images (NIfTI, PNG, TIFF, BMP, JPEG).
+    """Reads a plain folder of images (NIfTI, PNG, TIFF, BMP, JPEG).
 
-    With a file sets.csv, its rows say which images there are: column `set` (the subject, or any name for images that
-    belong together), `image` and, if there are any, `mask`: paths from the folder; an empty mask means none. Without
-    it, all images in the folder (not below it) are one set, without masks.
+    A file sets.csv in it lists the images. Its columns are `set` (the subject, or any name for images that belong
+    together), `image` and, optionally, `mask`: paths relative to the folder; an empty mask means none. Without
+    sets.csv, all images in the folder (not in its subfolders) are one set, without masks.
 
-    The labels are the values that the masks hold (see `read_mask`), all of which are read for that.
+    The labels are the values that the masks hold (see `read_mask`); all masks are read for that.
+
+    Args:
+        folder: the folder.
+        axis: along which volumes are sliced.
 
     Raises:
-        DataError: no image, a column or file is missing, an image is listed twice, a mask or a NIfTI file is broken.
+        DataError: there is no image, a column or file is missing, an image is listed twice, or a mask or a NIfTI file
+            is broken.
     """
     folder = Path(folder)
     rows = _sets_csv(folder / "sets.csv") if (folder / "sets.csv").exists() else _all_in(folder)
     scans: list[Scan] = []
     for subject, image, mask in rows:
         case = image[: -len(ending_of(folder / image))]
-        scans += _scans_of(
-            [folder / image], folder / mask if mask else None, case, subject, folder.resolve().name, axis
-        )
-    _refuse_twins(scans, folder)
+        mask_file = folder / mask if mask else None
+        scans += _scans_of([folder / image], mask_file, case, subject, folder.resolve().name, axis)
+    _check_unique(scans, folder)
     values: set[int] = set()
     for scan in scans:
-        if scan.truth is not None:
-            values.update(np.unique(scan.truth()).tolist())
+        if scan.mask_reader is not None:
+            values.update(np.unique(scan.mask_reader()).tolist())
     return Collection(folder.resolve().name, tuple(scans), {value: str(value) for value in sorted(values - {0})})
 
 
 def read_npz(file: Path | str) -> Collection:
-    """An .npz file of 2-D images of one size, held in memory.
+    """Reads an .npz file of 2-D images of one size into memory.
 
-    Arrays: `images` [N, H, W] (real), `ids` [N] (text; unique), `labels` [N, H, W] (class indices) and `label_names`
-    [classes] (text; background first), and, if only some images are labelled, `has_label` [N] (bool). The subject is an
-    id's text before its first "/"; a part of it that is axial, coronal or sagittal belongs to the task.
+    Its arrays are `images` [N,H,W] (real numbers), `ids` [N] (unique text), `labels` [N,H,W] (class indices),
+    `label_names` [classes] (text, the background first) and, if only some images are labelled, `has_label` [N] (bool).
+    The subject is the text of an id before its first "/"; a later part that is axial, coronal or sagittal belongs to
+    the task.
+
+    Args:
+        file: the .npz file.
 
     Raises:
-        DataError: the file is broken, an array is missing, or does not have its shape or dtype.
+        DataError: the file is broken, or an array is missing or has another shape or dtype.
     """
     file = Path(file)
+    arrays = _npz_arrays(file)
+    scans = []
+    columns = (arrays[key] for key in ("images", "labels", "ids", "has_label"))
+    for image, label, name, labelled in zip(*columns, strict=True):
+        subject, *rest = str(name).split("/")
+        plane = [part for part in rest if part in PLANES][:1]
+        mask_reader = partial(label.astype, np.int16) if labelled else None
+        task = "/".join([file.stem, *plane])
+        scans.append(Scan(str(name), None, subject, task, file, (partial(np.asarray, image[None]),), mask_reader))
+    _check_unique(scans, file)
+    return Collection(file.stem, tuple(scans), dict(enumerate(arrays["label_names"].tolist()[1:], start=1)))
+
+
+def read_prompts(folder: Path | str, scan: Scan) -> Tensor | None:
+    """Reads the prompts that a user drew for a scan.
+
+    Args:
+        folder: holds a file for each case, named as the image (NIfTI for NIfTI, else PNG) and of its size: 1 at
+            positive prompts, 2 at negative ones, else 0.
+        scan: the scan.
+
+    Returns:
+        float32 [2,H,W], 1 at positive (channel 0) and negative (channel 1) prompts; None if there is no file.
+
+    Raises:
+        DataError: there is no such folder, or the file is broken or holds other values.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, expected the prompts")
+    file = folder / (scan.case + (ending_of(scan.source) if is_nifti(scan.source) else ".png"))
+    if not file.exists():
+        return None
+    values = torch.from_numpy(read_mask(file, scan.index, scan.axis))
+    if values.max() > 2:
+        raise DataError(f"{file}: holds {values.max()}, expected 0, 1 (positive prompt) and 2 (negative prompt)")
+    return torch.stack([values == 1, values == 2]).float()
+
+
+# key, kinds of dtype, number of axes
+NPZ_ARRAYS = (("images", "buif", 3), ("labels", "bui", 3), ("ids", "U", 1), ("label_names", "U", 1))
+
+
+def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of `read_npz`, checked; `has_label` is all True where the file has none."""
     try:
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            stored = {key: archive[key] for key in archive.files}
     except Exception as error:  # zip and header decoders raise anything
-        said = getattr(error, "strerror", None) or str(error).splitlines()[0:1] or type(error).__name__
-        raise DataError(f"{file}: cannot be read as an .npz file ({said})") from error
-    images, labels, ids, names = (_array(file, arrays, *spec) for spec in NPZ_ARRAYS)
-    has_label = _array(file, arrays, "has_label", "b", 1) if "has_label" in arrays else np.ones(len(images), bool)
-    for key, array in (("labels", labels), ("ids", ids), ("has_label", has_label)):
-        wanted = images.shape if key == "labels" else images.shape[:1]
-        if array.shape != wanted:
-            raise DataError(f"{file}: {key} has shape {array.shape}, expected {wanted} as images has {images.shape}")
+        message = getattr(error, "strerror", None) or str(error).splitlines()[0:1] or type(error).__name__
+        raise DataError(f"{file}: cannot be read as an .npz file ({message})") from error
+    arrays = {key: _array(file, stored, key, kinds, axes) for key, kinds, axes in NPZ_ARRAYS}
+    images, labels, names = arrays["images"], arrays["labels"], arrays["label_names"]
+    has_label = np.ones(len(images), bool)
+    arrays["has_label"] = _array(file, stored, "has_label", "b", 1) if "has_label" in stored else has_label
+    for key in ("labels", "ids", "has_label"):
+        expected = images.shape if key == "labels" else images.shape[:1]
+        if arrays[key].shape != expected:
+            raise DataError(
+                f"{file}: {key} has shape {arrays[key].shape}, expected {expected} as images has {images.shape}"
+            )
     if labels.size and (labels.min() < 0 or labels.max() >= len(names)):
         raise DataError(
             f"{file}: labels hold {labels.min()} to {labels.max()}, expected class indices below {len(names)},"
             " the number of label_names"
         )
-    scans = []
-    for image, label, name, labelled in zip(images, labels, ids.tolist(), has_label.tolist(), strict=True):
-        subject, *rest = name.split("/")
-        plane = [part for part in rest if part in PLANES][:1]
-        truth = partial(label.astype, np.int16) if labelled else None
-        task = "/".join([file.stem, *plane])
-        scans.append(Scan(name, None, subject, task, file, (partial(np.asarray, image[None]),), truth))
-    _refuse_twins(scans, file)
-    return Collection(file.stem, tuple(scans), dict(enumerate(names.tolist()[1:], start=1)))
-
-
-# key, kinds of dtype, number of axes
-NPZ_ARRAYS = (("images", "buif", 3), ("labels", "bui", 3), ("ids", "U", 1), ("label_names", "U", 1))
+    return arrays
 
 
 def _array(file: Path, arrays: Mapping[str, np.ndarray], key: str, kinds: str, axes: int) -> np.ndarray:
@@ -158,34 +209,35 @@ def _array(file: Path, arrays: Mapping[str, np.ndarray], key: str, kinds: str, a
         raise DataError(f"{file}: no array {key!r}, expected {', '.join(spec[0] for spec in NPZ_ARRAYS)}")
     array = arrays[key]
     if array.dtype.kind not in kinds or array.ndim != axes:
-        what = {"b": "booleans", "U": "text", "bui": "integers", "buif": "real numbers"}[kinds]
-        raise DataError(f"{file}: {key} is {array.dtype} of shape {array.shape}, expected {what} with {axes} axes")
+        expected = {"b": "booleans", "U": "text", "bui": "integers", "buif": "real numbers"}[kinds]
+        raise DataError(f"{file}: {key} is {array.dtype} of shape {array.shape}, expected {expected} with {axes} axes")
     if 0 in array.shape:
         raise DataError(f"{file}: {key} has shape {array.shape}, expected at least one image")
     return array
 
 
 def _scans_of(files: list[Path], mask: Path | None, case: str, subject: str, task: str, axis: int) -> Iterable[Scan]:
-    """The scans in one case's files: one, or one for each slice."""
+    """The scans in the files of one case: one, or one for each slice."""
     count = slice_count(files[0], axis)
     for other in [*files[1:], *([mask] if mask is not None else [])]:
         if (found := slice_count(other, axis)) != count:
             raise DataError(f"{other}: {found or 'no'} slices, expected {count or 'a 2-D image'} as {files[0]} has")
     for index in [None] if count is None else range(count):
-        pictures = tuple(partial(read_image, file, index, axis) for file in files)
-        truth = None if mask is None else partial(read_mask, mask, index, axis)
-        yield Scan(case, index, subject, task, files[0], pictures, truth, axis)
+        image_readers = tuple(partial(read_image, file, index, axis) for file in files)
+        mask_reader = None if mask is None else partial(read_mask, mask, index, axis)
+        yield Scan(case, index, subject, task, files[0], image_readers, mask_reader, axis)
 
 
-def _refuse_twins(scans: list[Scan], where: Path) -> None:
-    seen: set[str] = set()
+def _check_unique(scans: list[Scan], where: Path) -> None:
+    names: set[str] = set()
     for scan in scans:
-        if scan.name in seen:
-            raise DataError(f"{where}: two images are named {scan.name}, expected each once")
-        seen.add(scan.name)
+        if scan.name in names:
+            raise DataError(f"{where}: two images are named {scan.name}, expected unique names")
+        names.add(scan.name)
 
 
 def _all_in(folder: Path) -> list[tuple[str, str, str]]:
+    """(set, image, "") of each image in a folder without sets.csv."""
     try:
         names = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(ENDINGS) and file.is_file())
     except OSError as error:
@@ -203,10 +255,12 @@ def _sets_csv(file: Path) -> list[tuple[str, str, str]]:
             table = csv.DictReader(stream, strict=True)
             columns = table.fieldnames or []
             if "set" not in columns or "image" not in columns:
-                raise DataError(f"{file}: columns {list(columns)}, expected set, image and, if any, mask")
+                raise DataError(f"{file}: columns {list(columns)}, expected set, image and optionally mask")
             rows = [(table.line_num, row) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file}: cannot be read as a table ({error})") from error
+    if not rows:
+        raise DataError(f"{file}: no rows, expected one for each image")
     listed = []
     for line, row in rows:
         subject, image, mask = ((row.get(column) or "").strip() for column in ("set", "image", "mask"))
@@ -216,13 +270,11 @@ def _sets_csv(file: Path) -> list[tuple[str, str, str]]:
             if not os.path.isfile(file.parent / name):  # Path.is_file raises for some impossible names
                 raise DataError(f"{file}, line {line}: {file.parent / name}: no such file")
         listed.append((subject, image, mask))
-    if not listed:
-        raise DataError(f"{file}: no rows, expected one for each image")
     return listed
 
 
 def _dataset_json(file: Path) -> dict[str, Any]:
-    """file_ending, channel_names and labels (class index -> name, background left out)."""
+    """file_ending, channel_names and labels (class index -> name, without the background)."""
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -238,9 +290,9 @@ def _dataset_json(file: Path) -> dict[str, Any]:
         raise DataError(f"{file}: file_ending is {about['file_ending']!r}, expected one of {', '.join(ENDINGS)}")
     labels: dict[int, str] = {}
     for name, value in about["labels"].items():
-        if name == "ignore" or type(value) is not int or not 0 <= value <= LARGEST_LABEL or value in labels:
+        if name == "ignore" or type(value) is not int or not 0 <= value <= MAX_LABEL or value in labels:
             raise DataError(
-                f"{file}: label {name!r} is {value!r}, expected class indices, each once, from 0 (regions and an ignore"
+                f"{file}: label {name!r} is {value!r}, expected unique class indices from 0 (regions and an ignore"
                 " label are not supported)"
             )
         labels[value] = name

@@ -1,4 +1,4 @@
-"""Scans: 2-D images in files, each with a mask or not, and how they become tensors that a network can take."""
+"""Scans: 2-D images in files, with or without a mask, and their conversion to tensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .files import DataError, ending_of, is_nifti, slice_count, write_mask
 
-CLIPPED = 0.5  # percent of an image's pixels that may lie below the intensity that becomes 0, or above that of 1
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: what grey of a colour Pillow means too
+CLIPPED_PERCENT = 0.5  # of the pixels at each end of the intensities
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +22,11 @@ class Sample:
     """A scan in memory.
 
     Attributes:
-        name, subject, task: of its `Scan`.
-        image: float32 [C, H, W] in [0, 1].
-        mask: int16 [H, W] of class indices, or None where there is none.
+        name: of its `Scan`.
+        subject: of its `Scan`.
+        task: of its `Scan`.
+        image: float32 [C,H,W] in [0, 1].
+        mask: class indices, int16 [H,W], or None.
         stored_size: (H, W) of the image in its file, before it was resized.
     """
 
@@ -38,16 +40,17 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A 2-D image in a file, and where it belongs. Nothing is read before `load`.
+    """A 2-D image in a file. Nothing is read before `load`.
 
     Attributes:
-        case: the name of its file, unique in its collection.
-        index, axis: where the file is a volume, which slice of it along which axis; else index is None.
-        subject: scans of one subject have this in common (for a volume, its slices; with a sets.csv, its set).
-        task: dataset, modality and axis; with a label this names a task (paper, section 4.1).
-        source: the file, or the first of them where each channel has its own.
-        pictures: give the channels as they are in the files, real numbers [c, H, W], one array for each file.
-        truth: gives the mask, int16 [H, W]; None where there is none.
+        case: the name of its file without the ending, unique in its collection.
+        index: the slice, if the file is a volume; else None.
+        subject: the name that all scans of a subject share (for a volume: its slices; with a sets.csv: its set).
+        task: dataset, modality and axis; with a label this names a task (section 4.1).
+        source: the file, or the first file if each channel has its own.
+        image_readers: read the image files, one function for each: real numbers [c,H,W] as stored.
+        mask_reader: reads the mask, int16 [H,W]; None if there is no mask.
+        axis: along which the volume is sliced.
     """
 
     case: str
@@ -55,8 +58,8 @@ class Scan:
     subject: str
     task: str
     source: Path
-    pictures: tuple[Callable[[], np.ndarray], ...]
-    truth: Callable[[], np.ndarray] | None
+    image_readers: tuple[Callable[[], np.ndarray], ...]
+    mask_reader: Callable[[], np.ndarray] | None
     axis: int = 2
 
     @property
@@ -65,36 +68,21 @@ class Scan:
         return self.case if self.index is None else f"{self.case}/{self.index:03d}"
 
     def load(self, size: tuple[int, int] | None = None, channels: int | None = None) -> Sample:
-        """Read it.
+        """Reads the scan. The intensities of each file are mapped to [0, 1] by `unit_range`.
 
         Args:
-            size: (H, W) to resize to, whatever the aspect ratio (paper, appendix: all images become 128 x 128): the
-                image bilinearly, with the blur that shrinking needs; the mask to the nearest pixel. None: as it is.
-            channels: how many to give. 1 makes colours grey; else the scan must have as many.
+            size: (H, W) to resize to, regardless of the aspect ratio (the paper's appendix: 128 x 128). The image is
+                interpolated bilinearly with antialiasing, the mask to the nearest pixel. None: no resizing.
+            channels: the number of channels to return. 1 converts colour to grey; else the scan must have as many.
 
-        Each file's intensities are brought to [0, 1] by `unit_range`.
+        Returns:
+            The sample.
 
         Raises:
-            DataError: a file is broken or not such an image, its channels or its mask do not fit; with its name.
+            DataError: a file is broken or is not such an image, or its channels or its mask do not fit.
         """
-        parts = []
-        for picture in self.pictures:
-            values = picture()
-            try:
-                parts.append(unit_range(torch.from_numpy(values.astype(np.float64))))
-            except ValueError as error:
-                raise DataError(f"{self._where}: {error}") from None
-            if values.shape[1:] != parts[0].shape[1:]:
-                raise DataError(
-                    f"{self._where}: channels of {values.shape[1:]} and {tuple(parts[0].shape[1:])} pixels, expected"
-                    " one size"
-                )
-        image = torch.cat(parts)
-        if channels == 1 and len(self.pictures) == 1 and len(image) == 3:
-            image = torch.einsum("chw,c->hw", image, torch.tensor(LUMA))[None]
-        if channels is not None and len(image) != channels:
-            raise DataError(f"{self._where}: {len(image)} channels, expected {channels}")
-        mask = None if self.truth is None else torch.from_numpy(self.truth())
+        image = self._load_image(channels)
+        mask = None if self.mask_reader is None else torch.from_numpy(self.mask_reader())
         if mask is not None and mask.shape != image.shape[1:]:
             raise DataError(
                 f"{self._where}: the image has {tuple(image.shape[1:])} pixels and its mask {tuple(mask.shape)},"
@@ -107,6 +95,27 @@ class Scan:
                 mask = F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.int16)
         return Sample(self.name, self.subject, self.task, image, mask, stored_size)
 
+    def _load_image(self, channels: int | None) -> Tensor:
+        """float32 [C,H,W] in [0, 1], at the stored size."""
+        parts = []
+        for read in self.image_readers:
+            values = read()
+            try:
+                parts.append(unit_range(torch.from_numpy(values.astype(np.float64))))
+            except ValueError as error:
+                raise DataError(f"{self._where}: {error}") from None
+            if values.shape[1:] != parts[0].shape[1:]:
+                raise DataError(
+                    f"{self._where}: channels of {values.shape[1:]} and {tuple(parts[0].shape[1:])} pixels, expected"
+                    " one size"
+                )
+        image = torch.cat(parts)
+        if channels == 1 and len(self.image_readers) == 1 and len(image) == 3:
+            image = torch.einsum("chw,c->hw", image, torch.tensor(LUMA))[None]
+        if channels is not None and len(image) != channels:
+            raise DataError(f"{self._where}: {len(image)} channels, expected {channels}")
+        return image
+
     @property
     def _where(self) -> str:
         return str(self.source) if self.index is None else f"{self.source} (slice {self.index})"
@@ -118,7 +127,7 @@ class Collection:
 
     Attributes:
         name: of the dataset.
-        scans: in a fixed order, names unique.
+        scans: in a fixed order; their names are unique.
         labels: the name of each class index but 0, the background.
     """
 
@@ -127,16 +136,37 @@ class Collection:
     labels: Mapping[int, str]
 
     def load(self, size: tuple[int, int] | None = None, channels: int | None = None) -> list[Sample]:
-        """Every scan in memory, as `Scan.load`: what is wrong with any file is said before work begins."""
+        """Loads every scan, so that a broken file is reported before work begins.
+
+        Args:
+            size: as in `Scan.load`.
+            channels: as in `Scan.load`.
+
+        Raises:
+            DataError: as in `Scan.load`.
+        """
         return [scan.load(size, channels) for scan in self.scans]
+
+    def sets(self) -> list[list[Scan]]:
+        """The scans of each subject, subjects in order of their names: the sets to segment."""
+        subjects: dict[str, list[Scan]] = {}
+        for scan in sorted(self.scans, key=lambda scan: scan.subject):
+            subjects.setdefault(scan.subject, []).append(scan)
+        return list(subjects.values())
 
 
 def unit_range(values: Tensor) -> Tensor:
-    """Intensities brought linearly to [0, 1] (paper, appendix), robustly.
+    """Maps intensities linearly to [0, 1] (the paper's appendix), robust to outliers.
 
-    The 0.5th and 99.5th percentile become 0 and 1, and what lies beyond is clipped: a few hot pixels do not darken the
-    rest. Where the two are equal, as for few bright pixels on an even ground, the least and the greatest value are
-    used; an image of one value becomes 0. NaN becomes 0, an infinity the end it lies at.
+    The 0.5th and 99.5th percentile are mapped to 0 and 1, and values beyond are clipped, so that a few hot pixels do
+    not darken the rest. If the two are equal (few bright pixels on a constant background), the minimum and the maximum
+    are used. A constant image becomes 0; NaN becomes 0, infinities become 0 and 1.
+
+    Args:
+        values: of any shape and real dtype.
+
+    Returns:
+        float32, of the same shape.
 
     Raises:
         ValueError: no value is finite.
@@ -144,24 +174,26 @@ def unit_range(values: Tensor) -> Tensor:
     finite = values[values.isfinite()].double()
     if finite.numel() == 0:
         raise ValueError("no pixel has a finite value")
-    low, high = np.percentile(finite.numpy(), (CLIPPED, 100 - CLIPPED))
+    low, high = np.percentile(finite.numpy(), (CLIPPED_PERCENT, 100 - CLIPPED_PERCENT))
     if low == high:
         low, high = float(finite.min()), float(finite.max())
-    scaled = (values.double() - low) / (high - low)  # of a constant image 0 / 0: NaN
+    scaled = (values.double() - low) / (high - low)  # 0 / 0 = NaN in a constant image
     return scaled.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).float()
 
 
 def write_masks(folder: Path, scans: Iterable[Scan], masks: Iterable[Tensor]) -> list[Path]:
-    """Write the segmentations of scans: one file for each file they came from, `folder`/<case>.
+    """Writes segmentations, one file for each image file, named `folder`/<case>.
 
-    NIfTI stays NIfTI, with its affine and header; slices become a volume again, where those that are not among `scans`
-    are 0. All else becomes PNG. No file is ever half there.
+    NIfTI images give NIfTI masks with the same affine and header; slices are joined to a volume, in which slices that
+    are not among `scans` are 0. All other formats give PNG. Each file is written completely or not at all.
 
     Args:
-        masks: integers [H, W], each of its scan's own size in its file.
+        folder: created if needed.
+        scans: the scans that were segmented.
+        masks: integers [H,W], one for each scan, of the size that it has in its file.
 
     Returns:
-        The files written.
+        The files.
     """
     cases: dict[str, list[tuple[Scan, np.ndarray]]] = {}
     for scan, tensor in zip(scans, masks, strict=True):
@@ -172,8 +204,8 @@ def write_masks(folder: Path, scans: Iterable[Scan], masks: Iterable[Tensor]) ->
         nifti = is_nifti(first.source)
         if first.index is not None:
             volume = np.zeros((slice_count(first.source, first.axis) or 1, *mask.shape), mask.dtype)
-            for scan, one in slices:
-                volume[scan.index] = one
+            for scan, values in slices:
+                volume[scan.index] = values
             mask = np.moveaxis(volume, 0, first.axis)
         path = folder / (case + (ending_of(first.source) if nifti else ".png"))
         write_mask(path, mask, like=first.source if nifti else None)

@@ -1,4 +1,4 @@
-"""Augmentation with MONAI's transforms, with the same random numbers for a whole set, or others for each sample."""
+"""Augmentation with MONAI's transforms, with the same random numbers for a whole set or for each sample its own."""
 
 from __future__ import annotations
 
@@ -22,38 +22,50 @@ from ..seeding import seed_of
 
 
 class Augmentation:
-    """Random transforms of one set, in two parts.
+    """Random transforms of one set.
 
     Args:
-        per_set: MONAI dictionary transforms (keys "image" [C, H, W] and "mask" [1, H, W]) that do the same to every
-            sample of a set: for scans that are aligned with each other, the geometry.
-        per_sample: transforms that draw anew for each sample, applied after those.
-
-    Called with images [K, C, H, W], masks [K, H, W] (or None) and a seed, it gives both, transformed, of the same
-    shapes and dtypes, images clipped to [0, 1]. Masks stay class indices if their transforms take the
-    nearest pixel, as those of `geometry` do.
+        per_set: MONAI dictionary transforms (keys "image" [C,H,W] and "mask" [1,H,W]) that are the same for all samples
+            of a set: for scans that are aligned with each other, the geometry.
+        per_sample: transforms with random numbers of their own for each sample, applied after those.
     """
 
     def __init__(self, per_set: Sequence[Transform] = (), per_sample: Sequence[Transform] = ()):
         self.per_set, self.per_sample = Compose(per_set), Compose(per_sample)
 
     def __call__(self, images: Tensor, masks: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-        done = []
+        """Transforms a set.
+
+        Args:
+            images: [K,C,H,W].
+            masks: [K,H,W], or None. They stay class indices if their transforms use the nearest pixel, as `geometry`
+                does.
+            seed: of the random numbers.
+
+        Returns:
+            Images, clipped to [0, 1], and masks, of the same shapes and dtypes.
+        """
+        samples = []
         for i, image in enumerate(images):
             sample = {"image": image} if masks is None else {"image": image, "mask": masks[i][None]}
             for part, own_seed in ((self.per_set, seed_of(seed, "set")), (self.per_sample, seed_of(seed, i))):
                 part.set_random_state(own_seed % 2**32)
                 sample = part(sample)
-            done.append(sample)
-        images = torch.stack([_plain(sample["image"]) for sample in done]).clamp(0, 1).to(images.dtype)
+            samples.append(sample)
+        images = torch.stack([_plain(sample["image"]) for sample in samples]).clamp(0, 1).to(images.dtype)
         if masks is not None:
-            masks = torch.stack([_plain(sample["mask"])[0] for sample in done]).to(masks.dtype)
+            masks = torch.stack([_plain(sample["mask"])[0] for sample in samples]).to(masks.dtype)
         return images, masks
 
 
 def geometry(flips: bool = False) -> list[Transform]:
-    """Rotation up to 15 degrees, scaling up to 10 %, shifts up to 8 pixels and a smooth elastic deformation, resampled
-    once; and flips along both axes where left and right, up and down mean nothing."""
+    """Random geometry: rotation, scaling, shifts and a smooth elastic deformation, resampled once.
+
+    Rotation is by up to 15 degrees, scaling by up to 10 %, shifts by up to 8 pixels.
+
+    Args:
+        flips: also flip along both axes, for images without a fixed orientation.
+    """
     both = ("image", "mask")
     elastic = Rand2DElasticd(
         both,
@@ -72,7 +84,7 @@ def geometry(flips: bool = False) -> list[Transform]:
 
 
 def intensity() -> list[Transform]:
-    """Contrast (gamma), a smooth bias field, blur and noise, each now and then; images stay about in [0, 1]."""
+    """Random contrast (gamma), smooth bias field, blur and noise; images stay roughly in [0, 1]."""
     return [
         RandAdjustContrastd("image", prob=0.5, gamma=(0.6, 1.7)),
         RandBiasFieldd("image", prob=0.3, coeff_range=(-0.15, 0.15)),

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 import interconv_kernels as ik
 from interconv_kernels.errors import unknown_name
-from interconv_kernels.surgery import Selector
+from interconv_kernels.typing import Algorithm, BackendName
 
-from .base import Body, SetNetwork
+from .base import Body, LayerFactory, SetNetwork
 from .nnunet import NnUNet
 from .simpleunet import SimpleUNet
-from .swinunet import SwinUNet
+from .swinunet import SwinUNet, WindowAttention
 
-Placement = Literal["replace", "append"]
-Features = int | Sequence[int]
+Placement: TypeAlias = Literal["replace", "append"]
+Features: TypeAlias = int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network: its body, its features by default, and where InterConv goes.
+    """A kind of network, and where InterConv goes in it.
 
     Attributes:
-        replaced: the layers that become InterConv ("replace").
-        appended_to: the layers that an InterConv of `kernel_size` follows ("append"): a convolution before its norm
-            and activation, or a whole attention layer.
+        body: the network's layers.
+        features: the default of its argument `features`.
+        kernel_size: the kernel of its InterConv layers.
+        replaced: the arguments of `body` that make the layers which "replace" turns into InterConv layers.
+        appended_to: the arguments of `body` that make the layers which an InterConv layer follows in "append", with
+            the class of these layers.
     """
 
     body: type[Body]
     features: Features
-    replaced: Selector
-    appended_to: Selector
     kernel_size: int
+    replaced: tuple[str, ...]
+    appended_to: Mapping[str, LayerFactory]
 
 
-# SimpleUNet's first convolution only lifts the image to features: "append" begins after it.
-_SIMPLE = (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3)
+# In "append" the first convolution of SimpleUNet stays as it is: it only maps the images to features.
 FAMILIES = {
-    "simpleunet": Family(SimpleUNet, 24, *_SIMPLE),
-    "nnunet": Family(NnUNet, (32, 64, 128, 256, 512, 512), "*.conv", "*.conv", 3),
-    "swinunet": Family(SwinUNet, 96, "*.mlp.expand", "*.attention", 1),
-    "scribbleprompt": Family(SimpleUNet, 192, *_SIMPLE),
+    "simpleunet": Family(SimpleUNet, 24, 3, ("first_conv", "conv"), {"conv": nn.Conv2d}),
+    "nnunet": Family(NnUNet, (32, 64, 128, 256, 512, 512), 3, ("conv",), {"conv": nn.Conv2d}),
+    "swinunet": Family(SwinUNet, 96, 1, ("mlp_conv",), {"attention": WindowAttention}),
+    "scribbleprompt": Family(SimpleUNet, 192, 3, ("first_conv", "conv"), {"conv": nn.Conv2d}),
 }
 
-# The paper's networks (Tables 4 to 6; ScribblePrompt: section 4.1): family, features as baseline, and features in
+# The paper's networks (Tables 4 to 6; ScribblePrompt: section 4.1): family, features of the baseline, and features in
 # "replace" for about the same number of parameters.
 SIZES: dict[str, tuple[str, Features, Features]] = {
     "simpleunet-60K": ("simpleunet", 24, 16),
@@ -72,28 +75,33 @@ def build(
     in_channels: int = 1,
     classes: int = 21,
     features: Features | None = None,
-    algorithm: str = "auto",
-    backend: str = "auto",
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
 ) -> SetNetwork:
     """A network of the paper with fresh weights: `build("simpleunet-2M", "replace")(x, sets) -> logits`.
 
     Args:
         name: a family ("simpleunet", "nnunet", "swinunet", "scribbleprompt"), or one of the paper's sizes
-            ("simpleunet-60K" to "simpleunet-16M", "nnunet-20M", "swinunet-27M", "scribbleprompt-3.6M"). A size means
-            about so many parameters with `interconv` or without: "simpleunet-2M" has 142 features, its "replace" 100.
-        interconv: None, the baseline; "replace", in which convolutions become InterConv (in SwinUNet the first linear
-            layer after each attention), as the paper's parameter counts have it; "append", in which an extra InterConv
-            F -> F follows each layer, as its text has it.
-        in_channels: of the images, prompts included. classes: output channels (1 for interactive segmentation).
-        features: for a family: of its layers, a number (nnunet: one for each stage). Default: the paper's baseline.
-        algorithm, backend: of the InterConv layers; see `ik.interconv2d`.
+            ("simpleunet-60K" to "simpleunet-16M", "nnunet-20M", "swinunet-27M", "scribbleprompt-3.6M"). A size has
+            about the same number of parameters with InterConv and without: "simpleunet-2M" has 142 features in the
+            baseline, 100 in "replace".
+        interconv: the placement. None: the baseline. "replace": convolutions become InterConv layers (in SwinUNet the
+            first linear layer after each attention), as in the paper's parameter counts. "append": an additional
+            InterConv layer F -> F follows each of these layers (in SwinUNet each attention), as in the paper's text.
+        in_channels: channels of the images, prompts included.
+        classes: output channels; 1 for interactive segmentation.
+        features: only for a family: channels of its layers, an int (nnunet: one for each stage). Default: those of the
+            paper's baseline.
+        algorithm: of the InterConv layers; see `ik.interconv2d`.
+        backend: of the InterConv layers; see `ik.interconv2d`.
 
     Returns:
-        SetNetwork, whose call is network(x [N, in_channels, H, W], sets) -> logits [N, classes, H, W].
+        A network that is called as `network(x, sets)`, x [N,in_channels,H,W] -> logits [N,classes,H,W].
 
     Raises:
-        ValueError: an unknown name, placement, algorithm or backend; features beside a size; "append" for a size (the
-            paper has none). ValueError, TypeError: numbers that do not fit.
+        ValueError: an unknown name, placement, algorithm or backend; features given with a size; "append" for a size
+            (the paper has none); a number that is out of range.
+        TypeError: a number that is not an int.
     """
     if name in SIZES:
         if features is not None:
@@ -108,14 +116,23 @@ def build(
     elif name not in FAMILIES:
         raise unknown_name("network", name, [*FAMILIES, *SIZES])
     family = FAMILIES[name]
-    body = family.body(in_channels, classes, family.features if features is None else features)
-    layers: dict[str, Any] = {"keep_outputs": False, "algorithm": algorithm, "backend": backend}
+    layers = _layers(family, interconv, algorithm, backend)
+    return SetNetwork(family.body(in_channels, classes, family.features if features is None else features, **layers))
+
+
+def _layers(family: Family, interconv: Placement | None, algorithm: Algorithm, backend: BackendName) -> dict[str, Any]:
+    """The arguments of the family's body that put InterConv layers in their places."""
+    if interconv is None:
+        return {}
+    layer = partial(ik.InterConv2d, kernel_size=family.kernel_size, algorithm=algorithm, backend=backend)
     if interconv == "replace":
-        ik.replace_with_interconv(body, family.replaced, **layers)
-    elif interconv == "append":
-        ik.append_interconv(body, family.appended_to, family.kernel_size, **layers)
-    elif interconv is not None:
-        raise unknown_name("interconv", interconv, ["replace", "append"])
-    if interconv is not None:
-        body.init_weights()
-    return SetNetwork(body)
+        return dict.fromkeys(family.replaced, layer)
+    if interconv == "append":
+        return {name: partial(_followed, make, layer) for name, make in family.appended_to.items()}
+    raise unknown_name("interconv", interconv, ["replace", "append"])
+
+
+def _followed(make: LayerFactory, interconv: LayerFactory, *args: Any, **options: Any) -> nn.Sequential:
+    """The layer `make(*args, **options)` and an InterConv layer on its output."""
+    layer = make(*args, **options)
+    return nn.Sequential(layer, interconv(layer.out_channels))

@@ -1,4 +1,4 @@
-"""SimpleUNet, and with it ScribblePrompt-UNet."""
+"""SimpleUNet, which is also ScribblePrompt-UNet."""
 
 from __future__ import annotations
 
@@ -6,38 +6,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Body, check_count
+from .base import Body, LayerFactory, check_positive_int
+
+STEPS = 4  # levels of max-pooling
 
 
 class SimpleUNet(Body):
-    """A U-Net with one 3x3 convolution a step and the same number of features throughout (paper, section 4 and Table
-    4). With 192 features, and prompts among the input's channels, it is ScribblePrompt-UNet (paper, section 4.1).
+    """A U-Net with one 3x3 convolution per step and the same number of features throughout (section 4, Table 4).
 
-    A first convolution, four encoder convolutions each before a 2x2 max-pool, one at the bottom, and four decoder
-    steps: bilinear upsampling, concatenation with the encoder's features, convolution. A one-parameter PReLU follows
-    each convolution but the last.
+    With 192 features, and prompts among the input channels, it is ScribblePrompt-UNet (section 4.1).
+
+    A first convolution, four encoder convolutions each before a 2x2 max-pool, one convolution at the bottom, and four
+    decoder steps: bilinear upsampling, concatenation with the encoder's features, convolution. A PReLU with one
+    parameter follows each convolution but the last.
+
+    Input x [N,in_channels,H,W] with H and W multiples of 16; output logits [N,classes,H,W].
 
     Args:
-        in_channels: of the images. classes: output channels, background included. features: F, of every hidden layer.
-
-    Input [N, in_channels, H, W] with H and W multiples of 16; output [N, classes, H, W] (logits).
+        in_channels: channels of the images.
+        classes: output channels, background included.
+        features: channels of every hidden layer.
+        conv: makes every convolution but the first; called as `nn.Conv2d`.
+        first_conv: makes the first convolution, from the images to features; called as `nn.Conv2d`.
 
     Raises:
-        ValueError, TypeError: arguments that are no int of at least 1; images that do not fit.
+        TypeError: a number is not an int.
+        ValueError: a number is below 1; in `forward`, H or W is not a multiple of 16.
     """
 
-    STEPS = 4
-
-    def __init__(self, in_channels: int = 1, classes: int = 21, features: int = 24):
+    def __init__(
+        self,
+        in_channels: int = 1,
+        classes: int = 21,
+        features: int = 24,
+        conv: LayerFactory = nn.Conv2d,
+        first_conv: LayerFactory = nn.Conv2d,
+    ):
         super().__init__()
-        self.in_channels, self.classes = check_count("in_channels", in_channels), check_count("classes", classes)
-        self.stride = self.smallest = 2**self.STEPS
-        check_count("features", features)
-        self.first = _conv(in_channels, features)
-        self.encoder = nn.ModuleList(_conv(features, features) for _ in range(self.STEPS))
-        self.bottom = _conv(features, features)
-        self.decoder = nn.ModuleList(_conv(2 * features, features) for _ in range(self.STEPS - 1))
-        self.last = nn.Conv2d(2 * features, classes, 3, padding=1)
+        self.in_channels = check_positive_int("in_channels", in_channels)
+        self.classes = check_positive_int("classes", classes)
+        self.stride = self.min_size = 2**STEPS
+        check_positive_int("features", features)
+
+        def step(in_channels: int, make: LayerFactory = conv) -> nn.Sequential:
+            return nn.Sequential(make(in_channels, features, kernel_size=3, padding=1), nn.PReLU())
+
+        self.first = step(in_channels, first_conv)
+        self.encoder = nn.ModuleList(step(features) for _ in range(STEPS))
+        self.bottom = step(features)
+        self.decoder = nn.ModuleList(step(2 * features) for _ in range(STEPS - 1))
+        self.last = conv(2 * features, classes, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
@@ -52,7 +70,3 @@ class SimpleUNet(Body):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = step(torch.cat([x, skip], dim=1))
         return x
-
-
-def _conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.PReLU())

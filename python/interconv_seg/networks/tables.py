@@ -1,4 +1,4 @@
-"""The paper's tables of network sizes, counted anew."""
+"""The paper's tables of network sizes, counted from the networks of this package."""
 
 from __future__ import annotations
 
@@ -12,11 +12,29 @@ NOTE = (
     "* The paper gives 34.9M for nnUNet-InterConv at full width. The rule that gives its 20.4M (every 3x3 convolution\n"
     "  takes twice the channels) gives 39.5M; 34.9M is what Table 6 gives for SwinUNet-InterConv 96."
 )
+# Per family: its table in the paper, its names there, and the paper's parameter counts, both as (baseline, InterConv).
+# None: the counts are in the names of the sizes.
+_PAPER: dict[str, tuple[str, tuple[str, str], tuple[str, str] | None]] = {
+    "simpleunet": ("Table 4", ("SimpleUNet", "SimpleUNet-InterConv"), None),
+    "nnunet": ("Table 5", ("nnUNet", "nnUNet-InterConv"), ("20.6M", "20.4M")),
+    "swinunet": ("Table 6", ("SwinUNet", "SwinUNet-InterConv"), ("27.1M", "26.8M")),
+    "scribbleprompt": ("section 4.1", ("ScribblePrompt-UNet", "ScribblePrompt-InterConv"), ("3.6M", "3.6M")),
+}
+# The InterConv networks for which the paper also gives the count at the width of the baseline.
+_FULL_WIDTH = {"nnunet": "34.9M *", "swinunet": "34.9M"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A network of the paper: where it stands, its features, its parameters as counted, and the paper's figure."""
+class PaperNetwork:
+    """A network of the paper.
+
+    Attributes:
+        table: the table or section of the paper that lists it.
+        network: its name there.
+        features: channels of its layers.
+        parameters: its number of parameters, counted.
+        paper: the number in the paper, such as "20.4M".
+    """
 
     table: str
     network: str
@@ -25,43 +43,38 @@ class Row:
     paper: str
 
 
-def rows() -> list[Row]:
-    """Tables 4 to 6, and ScribblePrompt (section 4.1), with 1 input channel and 21 classes (ScribblePrompt: 1)."""
+def paper_networks() -> list[PaperNetwork]:
+    """The networks of Tables 4 to 6 and ScribblePrompt (section 4.1), counted as in `count_parameters`."""
     found = []
     for size, (family, baseline, replaced) in SIZES.items():
-        table, names, figures = _PAPER[family]
-        figures = figures or (size.removeprefix(f"{family}-"),) * 2
-        found.append(Row(table, names[0], baseline, count_parameters(family, None, baseline), figures[0]))
-        found.append(Row(table, names[1], replaced, count_parameters(family, "replace", replaced), figures[1]))
+        table, names, counts = _PAPER[family]
+        counts = counts or (size.removeprefix(f"{family}-"),) * 2
+        found.append(PaperNetwork(table, names[0], baseline, count_parameters(family, None, baseline), counts[0]))
+        found.append(PaperNetwork(table, names[1], replaced, count_parameters(family, "replace", replaced), counts[1]))
         if family in _FULL_WIDTH:
             full = count_parameters(family, "replace", baseline)
-            found.append(Row(table, names[1], baseline, full, _FULL_WIDTH[family]))
+            found.append(PaperNetwork(table, names[1], baseline, full, _FULL_WIDTH[family]))
     return found
 
 
 def count_parameters(family: str, interconv: Placement | None, features: Features) -> int:
-    """Parameters of a family's network with 1 input channel and 21 classes (scribbleprompt: 1). No memory is taken."""
+    """The parameters of a network with 1 input channel and 21 classes (scribbleprompt: 1). Allocates no memory.
+
+    Args:
+        family: a name in `FAMILIES`.
+        interconv: the placement, as in `build`.
+        features: channels of its layers, as in `build`.
+    """
     with torch.device("meta"):
         network = build(family, interconv, classes=1 if family == "scribbleprompt" else 21, features=features)
     return sum(p.numel() for p in network.parameters())
 
 
 def main() -> None:
-    """Print the tables as markdown."""
-    print("| paper | network | features | parameters | the paper's figure |")
+    """Prints the tables as Markdown."""
+    print("| paper | network | features | parameters | in the paper |")
     print("|---|---|---|---:|---:|")
-    for row in rows():
-        features = row.features if isinstance(row.features, int) else ", ".join(map(str, row.features))
-        print(f"| {row.table} | {row.network} | {features} | {row.parameters:,} | {row.paper} |")
+    for entry in paper_networks():
+        features = entry.features if isinstance(entry.features, int) else ", ".join(map(str, entry.features))
+        print(f"| {entry.table} | {entry.network} | {features} | {entry.parameters:,} | {entry.paper} |")
     print(f"\n{NOTE}")
-
-
-# Family: its table, its names there and the paper's figures, each (baseline, InterConv); None: as the size is named.
-_PAPER: dict[str, tuple[str, tuple[str, str], tuple[str, str] | None]] = {
-    "simpleunet": ("Table 4", ("SimpleUNet", "SimpleUNet-InterConv"), None),
-    "nnunet": ("Table 5", ("nnUNet", "nnUNet-InterConv"), ("20.6M", "20.4M")),
-    "swinunet": ("Table 6", ("SwinUNet", "SwinUNet-InterConv"), ("27.1M", "26.8M")),
-    "scribbleprompt": ("section 4.1", ("ScribblePrompt-UNet", "ScribblePrompt-InterConv"), ("3.6M", "3.6M")),
-}
-# InterConv networks that the paper also gives at their baseline's width.
-_FULL_WIDTH = {"nnunet": "34.9M *", "swinunet": "34.9M"}
