@@ -1,7 +1,7 @@
-"""Results that were never measured."""
+"""Measurements that were never made."""
 
 from benchmarks.machine import Machine
-from benchmarks.results import Results, Row
+from benchmarks.results import Measurement, Results
 
 ENVIRONMENT = {
     "device": "a processor",
@@ -15,20 +15,26 @@ ENVIRONMENT = {
 
 
 def row(
-    seconds, *, case="a", form="ours", layout="NCHW", direction="both", lengths=(2, 2), kernel=3, channels=64, **more
+    seconds,
+    *,
+    case="a",
+    implementation="ours",
+    memory_format="contiguous",
+    direction="both",
+    lengths=(2, 2),
+    p20=None,
+    p80=None,
+    peak_bytes=100,
+    kernel=3,
+    channels=64,
+    saved_bytes=0,
 ):
-    values = {
-        "network": "square",
-        "in_channels": channels,
-        "out_channels": channels,
-        "height": 8,
-        "width": 8,
-        "stride": 1,
-    }
-    values |= {"p20": seconds, "p80": seconds, "peak_bytes": 100, "saved_bytes": 0, "flops": 10**9, "bytes": 10**6}
-    names = {"case": case, "form": form, "layout": layout, "direction": direction, "lengths": list(lengths)}
-    return Row(**(values | names | {"kernel": kernel, "p50": seconds} | more))
+    """A measurement of a layer that takes so many seconds."""
+    details = {"network": "square", "in_channels": channels, "out_channels": channels, "height": 8, "width": 8}
+    details |= {"kernel": kernel, "stride": 1, "saved_bytes": saved_bytes, "flops": 10**9, "bytes": 10**6}
+    quantiles = seconds if p20 is None else p20, seconds, seconds if p80 is None else p80
+    return Measurement(case, implementation, memory_format, direction, list(lengths), *quantiles, peak_bytes, details)
 
 
 def results(*rows, **environment):
-    return Results(ENVIRONMENT | environment, Machine(flops=1e11, bandwidth=1e10), list(rows))
+    return Results(ENVIRONMENT | environment, list(rows), Machine(flops=1e11, bandwidth=1e10))
