@@ -1,1 +1,1 @@
-"""Benchmarks; from the repository root: `python -m benchmarks --help`."""
+"""Benchmarks. Run `python -m benchmarks --help` in the root of a checkout."""

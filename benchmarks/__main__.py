@@ -1,37 +1,46 @@
-"""The benchmarks by name. `python -m benchmarks --help`"""
+"""The commands of `python -m benchmarks`."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command's module, below this package, and what it does."""
+
+    module: str
+    summary: str
+
 
 COMMANDS = {
-    "run": "layers against eager torch on the same work: times, memory, share of the floor",
-    "compare": "two results, or two git revisions: exit status 1 where the second is slower",
-    "table": "results as Markdown, into a document",
-    "scaling": "cost against samples, sets, channels and pixels; mixes against equal sets",
-    "set-ops": "set mean and per-set add against eager torch",
-    "networks": "whole networks",
-    "predict": "PREDICTED times on GPUs that are not here",
-    "machine-code": "the Triton kernels' machine code for GPUs that are not here",
+    "run": Command("run", "time single layers and baselines on the same work: times, memory, fraction of the roofline"),
+    "networks": Command("networks", "time whole networks"),
+    "scaling": Command("scaling", "time against samples, sets, channels and pixels; mixed against equal set sizes"),
+    "set-ops": Command("set_ops", "time the set mean and the per-set add"),
+    "compare": Command("compare", "compare two results or two git revisions; exit status 1 if the second is slower"),
+    "table": Command("table", "write the results of `run` into a document as Markdown"),
+    "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),
+    "predict": Command("gpu.predict", "PREDICTED times on GPUs that are not present"),
 }
 
 
 def main(argv: list[str]) -> int:
-    """Hands the arguments to the command's module."""
-    usage = "usage: python -m benchmarks COMMAND [options]\n\ncommands (COMMAND --help says more):\n"
-    usage += "".join(f"  {name:14}{what}\n" for name, what in COMMANDS.items())
+    """Passes the arguments on to the command's module, and returns its exit status."""
+    usage = "usage: python -m benchmarks COMMAND [options]\n\ncommands (see COMMAND --help):\n"
+    usage += "".join(f"  {name:14}{command.summary}\n" for name, command in COMMANDS.items())
     if not argv or argv[0] in ("-h", "--help"):
         print(usage, end="")
         return 0 if argv else 2
     name, *rest = argv
     if name not in COMMANDS:
-        print(f"{name!r} is no command of the benchmarks\n\n{usage}", end="", file=sys.stderr)
+        print(f"unknown command {name!r}\n\n{usage}", end="", file=sys.stderr)
         return 2
-    # torch would warn of every tensor that is freed while a call's memory is recorded and was made before it.
+    # While memory is profiled, torch would warn about each freed tensor that is older than the profile.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    module = importlib.import_module(f".{COMMANDS[name].module}", __package__)
     return module.main(rest) or 0
 
 

@@ -1,56 +1,60 @@
-"""Results are right before they are timed: each form's output and gradients against the float64 oracle.
+"""Results are checked before they are timed: output and gradients against reference results.
 
-What is allowed is eight times the error that the authors' layer in plain torch makes on the same values, device and
-dtype, and a few roundings. Errors are the largest difference over the largest value.
+For layers the reference is `interconv_kernels.reference.interconv2d` in float64. The allowed relative error is eight
+times the error that the authors' layer in plain torch makes on the same values, device and dtype, plus a few roundings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-import interconv_kernels as ik
+from interconv_kernels.reference import concat_interconv2d, interconv2d, relative_error
 
-from .peers import LAYOUTS, Form
-from .suites import Case
+from .baselines import MEMORY_FORMATS, Implementation, MemoryFormat
+from .suites import Case, Direction
 
-NAMES = ("y", "grad_u", "grad_weight", "grad_bias")
-TIMES_TORCHS = 8
-SLACK = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 2 * 2**-7, torch.float16: 2 * 2**-10}
+ERROR_FACTOR = 8
+ROUNDINGS = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 2 * 2**-7, torch.float16: 2 * 2**-10}
+GRADIENTS = ("grad_u", "grad_weight", "grad_bias")
+WITHOUT_AUTOGRAD = "y without autograd"  # fused layers may run another kernel for it than for y
 
 
 class Inputs(NamedTuple):
-    """What a form takes, and a gradient for its result."""
+    """The inputs of an implementation, and a gradient of its output."""
 
     u: Tensor
     weight: Tensor
     bias: Tensor
-    g: Tensor
+    grad_y: Tensor
 
-    def to(self, layout: str, device: torch.device) -> Inputs:
-        """A copy there, in that layout; u, weight and bias ask for gradients."""
-        fmt = LAYOUTS[layout]
-        u, weight, g = (x.detach().to(device, memory_format=fmt, copy=True) for x in (self.u, self.weight, self.g))
+    def to(self, memory_format: MemoryFormat, device: torch.device) -> Inputs:
+        """A copy in this memory format and on this device; u, weight and bias require gradients."""
+        fmt = MEMORY_FORMATS[memory_format]
+        u, weight, grad_y = (
+            x.detach().to(device, memory_format=fmt, copy=True) for x in (self.u, self.weight, self.grad_y)
+        )
         bias = self.bias.detach().to(device, copy=True)
-        return Inputs(u.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), g)
+        return Inputs(u.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), grad_y)
 
     @property
     def nbytes(self) -> int:
         return sum(x.nbytes for x in self)
 
 
-class Standard(NamedTuple):
-    """What a case's results are held to."""
+class Expected(NamedTuple):
+    """Reference results, and the relative error that is allowed for each."""
 
-    want: list[Tensor]  # in the order of NAMES; y alone where no gradient is measured
-    allowed: list[float]
+    values: dict[str, Tensor]
+    allowed: dict[str, float]
 
 
 def make_inputs(case: Case, dtype: torch.dtype) -> Inputs:
-    """Random values of a case, the same every time, on the CPU."""
+    """Random inputs of a case on the CPU, the same each time."""
     layer, random = case.layer, torch.Generator().manual_seed(0)
 
     def values(*shape: int) -> Tensor:
@@ -59,53 +63,62 @@ def make_inputs(case: Case, dtype: torch.dtype) -> Inputs:
     depth = 2 * layer.in_channels * layer.kernel**2
     u = values(case.samples, layer.in_channels, layer.height, layer.width)
     weight = values(layer.out_channels, 2 * layer.in_channels, layer.kernel, layer.kernel) / depth**0.5
-    g = values(case.samples, layer.out_channels, layer.out_height, layer.out_width)
-    return Inputs(*(x.to(dtype) for x in (u, weight, values(layer.out_channels), g)))
+    grad_y = values(case.samples, layer.out_channels, layer.out_height, layer.out_width)
+    return Inputs(*(x.to(dtype) for x in (u, weight, values(layer.out_channels), grad_y)))
 
 
-def make_standard(case: Case, inputs: Inputs, plain: Form, device: torch.device, gradients: bool) -> Standard:
-    """The oracle's results in float64 on the CPU, and what `plain`'s error allows."""
-
-    def oracle(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return ik.reference.interconv2d(u, weight, bias, case.lengths, case.layer.stride)
-
+def expect(case: Case, inputs: Inputs, device: torch.device, directions: Sequence[Direction]) -> Expected:
+    """The reference results in float64 on the CPU, and the allowed errors in the inputs' dtype on the device."""
+    needed: list[Direction] = ["both"] if any(direction != "fwd" for direction in directions) else ["fwd"]
+    options: dict[str, Any] = {"lengths": case.lengths, "stride": case.layer.stride}
     exact = Inputs(*(x.detach().double().requires_grad_() for x in inputs))
-    want = results(oracle, exact, gradients)
-    slack = SLACK[inputs.u.dtype]
-    plains = results(plain, inputs.to("NCHW", device), gradients)
-    return Standard(want, [TIMES_TORCHS * error(a, b) + slack for a, b in zip(plains, want, strict=True)])
+    values = compute(partial(interconv2d, **options), exact, needed)
+    plain = compute(partial(concat_interconv2d, **options), inputs.to("contiguous", device), needed)
+    rounding = ROUNDINGS[inputs.u.dtype]
+    allowed = {name: ERROR_FACTOR * relative_error(plain[name], want) + rounding for name, want in values.items()}
+    if needed == ["both"]:
+        values[WITHOUT_AUTOGRAD], allowed[WITHOUT_AUTOGRAD] = values["y"], allowed["y"]
+    return Expected(values, allowed)
 
 
-def results(form: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: Inputs, gradients: bool) -> list[Tensor]:
-    """y, and the gradients of u, weight and bias if asked for."""
-    u, weight, bias, g = inputs
-    if not gradients:
+def compute(implementation: Implementation, inputs: Inputs, directions: Sequence[Direction]) -> dict[str, Tensor]:
+    """The results of an implementation, run as each direction runs it.
+
+    Args:
+        implementation: what to run.
+        inputs: its inputs.
+        directions: "fwd" runs it without autograd; "bwd" and "both" run the forward and the backward.
+    """
+    u, weight, bias, grad_y = inputs
+    results = {}
+    if "fwd" in directions:
         with torch.no_grad():
-            return [form(u, weight, bias)]
-    y = form(u, weight, bias)
-    return [y.detach(), *torch.autograd.grad(y, (u, weight, bias), g)]
+            results[WITHOUT_AUTOGRAD] = implementation(u, weight, bias)
+    if any(direction != "fwd" for direction in directions):
+        y = implementation(u, weight, bias)
+        gradients = torch.autograd.grad(y, (u, weight, bias), grad_y)
+        results |= {"y": y.detach(), **dict(zip(GRADIENTS, gradients, strict=True))}
+    return results
 
 
-def error(got: Tensor, want: Tensor) -> float:
-    """The largest difference over the largest value; infinite where shapes differ, NaN where a value is NaN."""
-    if got.shape != want.shape:
-        return float("inf")
-    got, want = got.detach().double().cpu(), want.detach().double()
-    return float((got - want).abs().max() / want.abs().max())
+def describe_errors(compute_results: Callable[[], dict[str, Tensor]], expected: Expected) -> str:
+    """Runs an implementation and describes what is wrong with its results.
 
+    Args:
+        compute_results: returns results by name, all of which are in `expected`.
+        expected: what they are compared with.
 
-def complaint(form: Form, inputs: Inputs, standard: Standard, directions: Iterable[str]) -> str:
-    """What is wrong with a form's results, in the way that each direction runs it, or "". A form that fails is wrong
-    too."""
-    wrong = []
-    for gradients in sorted({direction != "fwd" for direction in directions}):
-        try:
-            got = results(form, inputs, gradients)
-        except Exception as failure:  # of any kind, from any library: it is shown, and the others are still measured
-            return f"{type(failure).__name__}: {(str(failure) or 'no message').splitlines()[0]}"
-        for name, a, b, allowed in zip(NAMES, got, standard.want, standard.allowed, strict=False):
-            found = error(a, b)
-            if not found <= allowed:
-                how = "" if gradients else " without autograd"
-                wrong.append(f"{name}{how} is wrong by {found:.1e} ({allowed:.0e} allowed)")
-    return ", ".join(wrong)
+    Returns:
+        The errors, or "" if all results are right. An exception counts as an error: other implementations are still
+        measured.
+    """
+    try:
+        results = compute_results()
+    except Exception as exception:  # of any type: torch's and Triton's compilers raise many
+        return f"{type(exception).__name__}: {(str(exception) or 'no message').splitlines()[0]}"
+    errors = {name: relative_error(value, expected.values[name]) for name, value in results.items()}
+    return ", ".join(
+        f"{name} has a relative error of {error:.1e} ({expected.allowed[name]:.0e} allowed)"
+        for name, error in errors.items()
+        if not error <= expected.allowed[name]  # also true for NaN
+    )

@@ -1,11 +1,11 @@
-"""Tables kept in a document, each between a pair of marker comments."""
+"""Generated tables in documents, each between a pair of marker comments."""
 
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from pathlib import Path
+
+from interconv_kernels._files import write_text
 
 
 def _markers(name: str) -> tuple[str, str]:
@@ -13,7 +13,7 @@ def _markers(name: str) -> tuple[str, str]:
 
 
 def read_section(path: Path, name: str) -> str | None:
-    """What stands between the markers of that name, or None where they are not."""
+    """The text between the markers with this name, None if the file has none."""
     text, (begin, end) = path.read_text(), _markers(name)
     if begin not in text or end not in text:
         return None
@@ -21,24 +21,26 @@ def read_section(path: Path, name: str) -> str | None:
 
 
 def write_section(path: Path, name: str, content: str) -> None:
-    """Puts content between the markers; the file is replaced at once, and the rest of it stays as it is.
+    """Replaces the text between the markers with this name.
 
-    Raises ValueError where the file has no such markers.
+    Args:
+        path: the document.
+        name: of the section.
+        content: its new text.
+
+    Raises:
+        ValueError: the file has no such markers.
     """
     old = read_section(path, name)
     begin, end = _markers(name)
     if old is None:
         raise ValueError(f"{path} has no section {begin.strip()} ... {end.strip()}")
-    text = path.read_text().replace(begin + old + end, begin + content + end)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=path.suffix, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, path.stat().st_mode)
-    os.replace(file.name, path)
+    write_text(path, path.read_text().replace(begin + old + end, begin + content + end))
 
 
 def difference(path: Path, name: str, content: str) -> str:
-    """A diff from the section to what it should hold; empty where they agree."""
+    """A diff from the section to `content`, empty if they are equal."""
     old = read_section(path, name)
     if old is None:
         return f"{path} has no section {name!r}\n"
-    return "".join(difflib.unified_diff(old.splitlines(True), content.splitlines(True), str(path), "compiled now"))
+    return "".join(difflib.unified_diff(old.splitlines(True), content.splitlines(True), str(path), "computed now"))

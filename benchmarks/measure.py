@@ -1,23 +1,23 @@
-"""One case measured: every form checked, then timed in turns with the others, on inputs that are not in the cache."""
+"""Measures one case: checks each implementation, then times all of them, interleaved, on inputs that are not cached."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import peers
-from .check import Inputs, complaint, make_inputs, make_standard
-from .machine import needed
-from .peers import LAYOUTS, Form
-from .results import Row
-from .suites import Case
-from .timing import Run, capture, peak_bytes, saved_bytes, take_turns
+from .baselines import MEMORY_FORMATS, Implementation, MemoryFormat, make_implementations
+from .check import Inputs, compute, describe_errors, expect, make_inputs
+from .machine import min_work
+from .results import Measurement
+from .suites import DIRECTIONS, Case, Direction
+from .timing import Call, capture, interleave, peak_bytes, saved_bytes
 
 DTYPES = {
     "float32": torch.float32,
@@ -26,96 +26,117 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-DIRECTIONS = ("fwd", "bwd", "both")
-MOST_COPIES = 64  # of the inputs of a layer so small that more would be needed to fill the cache
+MAX_COPIES = 64  # of the inputs of a layer so small that it would take more to fill the cache
 
 
 class Settings(NamedTuple):
-    """How cases are measured."""
+    """How cases are measured.
+
+    Attributes:
+        device: where.
+        dtype: of inputs and weights.
+        directions: each is measured separately.
+        memory_formats: each is measured separately.
+        repeats: timed rounds.
+        cuda_graphs: whether to time CUDA graphs, so that launches take no time on the host.
+    """
 
     device: torch.device
     dtype: torch.dtype
-    directions: Sequence[str]
-    layouts: Sequence[str]
+    directions: Sequence[Direction]
+    memory_formats: Sequence[MemoryFormat]
     repeats: int
     cuda_graphs: bool
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `Settings` are made from."""
+    """Adds the options that `make_settings` reads."""
     add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="tf32: float32 on tensor cores; default: %(default)s")
-    add("--direction", choices=DIRECTIONS, nargs="+", default=["both"], metavar="fwd|bwd|both")
-    add("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    add("--repeats", type=int, help="turns; default: 7 on the CPU, 50 on CUDA")
-    add("--no-cuda-graphs", action="store_true", help="time what the host needs to launch kernels, too")
+    add("--directions", choices=DIRECTIONS, nargs="+", default=["both"], help="default: both")
+    add("--memory-formats", nargs="+", choices=MEMORY_FORMATS, default=list(MEMORY_FORMATS), help="default: both")
+    add("--repeats", type=int, help="timed rounds; default: 7 on the CPU, 50 on CUDA")
+    add("--no-cuda-graphs", action="store_true", help="include the time that the host takes to launch kernels")
 
 
-def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Settings:
-    """The settings; on CUDA, torch's switches are set for them. Exits with status 2 where they make no sense here."""
+def make_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Settings:
+    """The settings; on CUDA, sets torch's switches too. Exits with status 2 if this machine does not support them."""
     device = torch.device(args.device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            parser.error("--device cuda: torch sees no CUDA device here (`python -m benchmarks predict` needs none)")
+            parser.error("--device cuda: torch finds no CUDA device (`python -m benchmarks predict` needs none)")
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.dtype == "tf32"
         torch.backends.cudnn.benchmark = True
     elif args.dtype == "tf32":
-        parser.error("--dtype tf32: a precision of GPUs; expected --device cuda")
+        parser.error("--dtype tf32 is a precision of GPUs: expected --device cuda")
     repeats = args.repeats or (50 if device.type == "cuda" else 7)
     graphs = device.type == "cuda" and not args.no_cuda_graphs
-    return Settings(device, DTYPES[args.dtype], args.direction, args.layouts, repeats, graphs)
+    return Settings(device, DTYPES[args.dtype], args.directions, args.memory_formats, repeats, graphs)
 
 
-def measure_case(case: Case, names: Sequence[str], settings: Settings) -> tuple[list[Row], list[str]]:
-    """Rows for the named forms that are for such sets, and what was refused and why."""
-    inputs, rows, refused = make_inputs(case, settings.dtype), [], []
-    standard = make_standard(case, inputs, peers.plain(case), settings.device, needs_gradients(settings.directions))
-    for layout in settings.layouts:
+def measure_case(case: Case, names: Sequence[str], settings: Settings) -> tuple[list[Measurement], list[str]]:
+    """Checks and measures implementations.
+
+    Args:
+        case: what they compute.
+        names: of implementations; those that are not for such sets are left out.
+        settings: how to measure.
+
+    Returns:
+        The measurements, and a message for each implementation that is wrong, which is not measured.
+    """
+    inputs, measurements, errors = make_inputs(case, settings.dtype), [], []
+    expected = expect(case, inputs, settings.device, settings.directions)
+    for memory_format in settings.memory_formats:
         right = {}
-        for name, form in peers.make_forms(case, layout, settings.device, names).items():
-            why = complaint(form, inputs.to(layout, settings.device), standard, settings.directions)
-            if why:
-                refused.append(f"{case}, {layout}, {name}: {why}")
+        for name, implementation in make_implementations(case, memory_format, settings.device, names).items():
+            formatted = inputs.to(memory_format, settings.device)
+            error = describe_errors(partial(compute, implementation, formatted, settings.directions), expected)
+            if error:
+                errors.append(f"{case}, {memory_format}, {name}: {error}")
             else:
-                right[name] = form
+                right[name] = implementation
         if right:
-            rows += measure_forms(case, layout, right, inputs, settings)
-    return rows, refused
+            measurements += measure_implementations(case, memory_format, right, inputs, settings)
+    return measurements, errors
 
 
-def needs_gradients(directions: Iterable[str]) -> bool:
-    """Whether any of the directions has a backward."""
-    return any(direction != "fwd" for direction in directions)
-
-
-def measure_forms(case: Case, layout: str, forms: Mapping[str, Form], inputs: Inputs, settings: Settings) -> list[Row]:
-    """A row for each direction and form; nothing is checked."""
+def measure_implementations(
+    case: Case,
+    memory_format: MemoryFormat,
+    implementations: Mapping[str, Implementation],
+    inputs: Inputs,
+    settings: Settings,
+) -> list[Measurement]:
+    """Measures implementations in each direction, without a check."""
     device = settings.device
-    num_copies = 1 if device.type == "cuda" else min(MOST_COPIES, 2 + last_cache_bytes() // inputs.nbytes)
-    copies = [inputs.to(layout, device) for _ in range(num_copies)]
-    rows = []
+    num_copies = 1 if device.type == "cuda" else min(MAX_COPIES, 2 + last_level_cache_bytes() // inputs.nbytes)
+    copies = [inputs.to(memory_format, device) for _ in range(num_copies)]
+    measurements = []
     for direction in settings.directions:
-        works = {name: _Work(form, direction, copies) for name, form in forms.items()}
-        memory = {name: _memory(work, device) for name, work in works.items()}
+        runs = {name: _Run(each, direction, copies) for name, each in implementations.items()}
+        memory = {name: _memory(run, device) for name, run in runs.items()}
         if settings.cuda_graphs:
-            runs, before = _captured(works)
+            calls, before = _captured(runs)
         else:
-            runs = {name: work.run for name, work in works.items()}
-            before = {name: work.before for name, work in works.items()}
-        times = take_turns(runs, settings.repeats, device, before)
-        least = needed(case, direction, inputs.u.itemsize)
-        for name, timing in times.items():
-            of_case = (str(case), *case.layer, list(case.lengths), layout, direction)
-            rows.append(Row(*of_case, name, *timing, *memory[name], *least))
-    return rows
+            calls = {name: run.call for name, run in runs.items()}
+            before = {name: run.before for name, run in runs.items()}
+        times = interleave(calls, settings.repeats, device, before)
+        work = min_work(case, direction, inputs.u.itemsize)
+        for name, quantiles in times.items():
+            peak, saved = memory[name]
+            details = {**case.layer._asdict(), "saved_bytes": saved, **work._asdict()}
+            measured = (str(case), name, memory_format, direction, list(case.lengths))
+            measurements.append(Measurement(*measured, *quantiles, peak, details))
+    return measurements
 
 
-class _Work:
-    """A form in one direction, each time on the next copy of its inputs: `run`, after `before`, which is not timed."""
+class _Run:
+    """An implementation in one direction: `before`, which is not timed, takes the next copy of the inputs."""
 
-    def __init__(self, form: Form, direction: str, copies: Sequence[Inputs]):
-        self.form, self.direction = form, direction
+    def __init__(self, implementation: Implementation, direction: Direction, copies: Sequence[Inputs]):
+        self.implementation, self.direction = implementation, direction
         self.copies = itertools.cycle(copies)
 
     def before(self) -> None:
@@ -123,38 +144,38 @@ class _Work:
         if self.direction == "bwd":
             self.y = self.forward()
 
-    def run(self) -> object:
+    def call(self) -> object:
         if self.direction == "fwd":
             with torch.no_grad():
                 return self.forward()
         y = self.y if self.direction == "bwd" else self.forward()
-        return torch.autograd.grad(y, self.inputs[:3], self.inputs.g)
+        return torch.autograd.grad(y, self.inputs[:3], self.inputs.grad_y)
 
     def forward(self) -> Tensor:
-        return self.form(*self.inputs[:3])
+        return self.implementation(*self.inputs[:3])
 
 
-def _memory(work: _Work, device: torch.device) -> tuple[int, int]:
-    """(peak bytes of a call, bytes kept for the backward)."""
-    work.before()
-    peak = peak_bytes(work.run, device)
-    work.before()
-    return peak, 0 if work.direction == "fwd" else saved_bytes(work.forward, work.inputs[:3])
+def _memory(run: _Run, device: torch.device) -> tuple[int, int]:
+    """(peak bytes of a call, bytes saved for the backward)."""
+    run.before()
+    peak = peak_bytes(run.call, device)
+    run.before()
+    return peak, 0 if run.direction == "fwd" else saved_bytes(run.forward, run.inputs[:3])
 
 
-def _captured(works: Mapping[str, _Work]) -> tuple[dict[str, Run], dict[str, Run]]:
-    """(what is timed, what comes before it) as CUDA graphs."""
-    runs, before = {}, {}
-    for name, work in works.items():
-        if work.direction == "bwd":
-            before[name], runs[name] = capture([work.before, work.run])
+def _captured(runs: Mapping[str, _Run]) -> tuple[dict[str, Call], dict[str, Call]]:
+    """(what is timed, what runs before it) as CUDA graphs."""
+    calls, before = {}, {}
+    for name, run in runs.items():
+        if run.direction == "bwd":
+            before[name], calls[name] = capture([run.before, run.call])
         else:
-            work.before()  # it takes the inputs, and has nothing to capture
-            [runs[name]] = capture([work.run])
-    return runs, before
+            run.before()  # it only takes the inputs, so there is nothing to capture
+            [calls[name]] = capture([run.call])
+    return calls, before
 
 
-def last_cache_bytes() -> int:
-    """The size of the processor's last cache; 64 MiB where the system does not say."""
+def last_level_cache_bytes() -> int:
+    """The size of the processor's last-level cache, or 64 MiB if the system does not report it."""
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     return max((int(size.removesuffix("K")) * 1024 for size in sizes), default=2**26)

@@ -1,22 +1,23 @@
-"""Whole networks against the same networks on eager concat. `python -m benchmarks networks`
+"""Times whole networks: `python -m benchmarks networks`.
 
-    train    a training step: forward, loss, backward (the automatic loss; scribbleprompt: the interactive one)
+    train    a training step: forward, loss, backward (the automatic loss; for scribbleprompt the interactive one)
     infer    the forward of a network in eval mode, without autograd
 
-Each network has InterConv in both placements ("append" with the features of "replace"), in forms that take turns
-(A B C A B C ...), all on the same images:
+Each network has InterConv in both placements ("append" with the features of "replace"). These implementations are
+timed, interleaved, on the same images:
 
     ours        InterConv2d
-    concat      the same weights in the layer as its authors publish it: mean, concatenation, convolution in plain torch
-    baseline    the network without InterConv, at the paper's matching size: what does InterConv cost at all?
+    concat      the same weights in the authors' layer: mean, concatenation and convolution in plain torch
+    baseline    the network without InterConv with about as many parameters (the paper's size)
 
-With --compile each is measured under torch.compile too.
+--compile also measures each of them under torch.compile.
 
-Loss and gradients, or logits, are first compared with those of concat in float32; a form that differs or fails is
-refused, and the exit status is 1. In bfloat16, twice the error that concat itself makes is allowed beside.
+The loss and the gradients, or the logits, are first compared with those of concat in float32. An implementation that
+differs or fails is not measured, and the exit status is 1. In bfloat16, twice the error of concat itself is allowed in
+addition.
 
-Memory is the most that steps add to what a fresh process holds before them, its weights included: to its resident
-memory on the CPU (Linux only), to torch's allocations on CUDA.
+Memory is the peak of what steps add to a fresh process that has the network: to its resident memory on the CPU (Linux
+only), to torch's allocations on CUDA.
 """
 
 from __future__ import annotations
@@ -25,155 +26,160 @@ import argparse
 import ctypes
 import gc
 import itertools
-import json
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from interconv_seg.networks import FAMILIES, SIZES
+from interconv_seg.networks.registry import Placement
 from rich.table import Table
 
-from .network_forms import Form, Network, Standard, Step, Work
-from .peers import LAYOUTS
-from .report import make_console
-from .results import describe_environment, replacing, write_csv
-from .timing import peak_bytes, take_turns
+from .baselines import MEMORY_FORMATS
+from .check import describe_errors
+from .network_implementations import Network, NetworkImplementation, Step, Workload, expect
+from .report import make_console, print_environment, print_error
+from .results import Measurement, Results, describe_environment, write_results
+from .timing import interleave, peak_bytes
 
 NETWORKS = ("simpleunet-60K", "nnunet-20M", "swinunet-27M", "scribbleprompt-3.6M")
 # Smaller than the paper's 160x192 and 128x128, so that all networks take about 10 minutes on 2 cores.
 IMAGE_SIZES = {"simpleunet": (128, 128), "nnunet": (128, 128), "swinunet": (128, 128), "scribbleprompt": (64, 64)}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One form of one network, times in seconds. `placement` is "" in the baseline."""
+def measure(
+    workload: Workload, implementations: Sequence[NetworkImplementation], repeats: int
+) -> tuple[list[Measurement], list[str]]:
+    """Checks and measures implementations of one network.
 
-    network: str
-    placement: str
-    form: str
-    compiled: bool
-    features: str
-    parameters: int
-    direction: str
-    layout: str
-    lengths: list[int]
-    height: int
-    width: int
-    p20: float
-    p50: float
-    p80: float
-    peak_bytes: int
+    Args:
+        workload: what they compute.
+        implementations: to measure.
+        repeats: timed rounds.
 
-
-def measure(work: Work, forms: Sequence[Form], repeats: int) -> tuple[list[Row], list[str]]:
-    """(rows, what was refused and why) of one network in one direction and layout."""
-    torch.compiler.reset()  # else the ninth network would no longer be compiled
-    standards = {plain: Standard.of(work, plain) for plain in dict.fromkeys(form.plain for form in forms)}
-    steps, refused = {}, []
-    for form in forms:
-        step = Step(work, form)
-        if why := standards[form.plain].complaint(step):
-            refused.append(f"{work.network.name} {work.direction}, {work.layout}, {form}: {why}")
+    Returns:
+        The measurements, and a message for each implementation that is wrong, which is not measured.
+    """
+    torch.compiler.reset()  # otherwise torch would stop to compile after eight networks
+    references = dict.fromkeys(implementation.reference for implementation in implementations)
+    expected = {reference: expect(workload, reference) for reference in references}
+    steps, errors = {}, []
+    for implementation in implementations:
+        step, case = Step(workload, implementation), workload.case(implementation.placement)
+        if error := describe_errors(step.results, expected[implementation.reference]):
+            errors.append(f"{case} {workload.direction}, {workload.memory_format}, {implementation.name}: {error}")
         else:
-            steps[form] = step
-    del standards  # the gradients of whole networks
-    times = take_turns({str(form): step for form, step in steps.items()}, repeats, torch.device(work.device))
-    rows = []
-    for form, step in steps.items():
-        of_form = (form.placement or "", form.layer, form.compiled, str(step.features), step.parameters)
-        of_work = (work.direction, work.layout, list(work.lengths), *work.size)
-        rows.append(Row(work.network.name, *of_form, *of_work, *times[str(form)], peak_memory(work, form)))
-    return rows, refused
+            steps[implementation] = step
+    del expected  # the gradients of whole networks
+    calls = {str(implementation): step for implementation, step in steps.items()}
+    times = interleave(calls, repeats, torch.device(workload.device))
+    measurements = []
+    for implementation, step in steps.items():
+        details = {
+            "network": workload.network.name,
+            "placement": implementation.placement or "",
+            "compiled": implementation.compiled,
+            "features": str(step.features),
+            "parameters": step.parameters,
+            "height": workload.size[0],
+            "width": workload.size[1],
+        }
+        measured = (workload.case(implementation.placement), implementation.name, workload.memory_format)
+        quantiles, peak = times[str(implementation)], peak_memory(workload, implementation)
+        measurements.append(
+            Measurement(*measured, workload.direction, list(workload.lengths), *quantiles, peak, details)
+        )
+    return measurements, errors
 
 
-def peak_memory(work: Work, form: Form) -> int:
-    """Bytes that steps add at most to what a fresh process holds before them."""
+def peak_memory(workload: Workload, implementation: NetworkImplementation) -> int:
+    """The peak of the bytes that steps add to a fresh process that has the network."""
     context = multiprocessing.get_context("forkserver")  # it imports torch once, and each process is a copy of it
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_peak, work, form).result()
+        return pool.submit(_peak_memory_here, workload, implementation).result()
 
 
-def _peak(work: Work, form: Form) -> int:
-    use_float32()
-    step = Step(work, form)
-    step()  # what the first takes once (code, compilation) is not counted
+def _peak_memory_here(workload: Workload, implementation: NetworkImplementation) -> int:
+    disable_tf32()
+    step = Step(workload, implementation)
+    step()  # what only the first step needs (code, compilation) does not count
     step.network.zero_grad()
-    if work.device == "cuda":
-        return peak_bytes(step, torch.device(work.device))
+    if workload.device == "cuda":
+        return peak_bytes(step, torch.device(workload.device))
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else what was freed but kept by the C library would count as held before
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise memory that the C library keeps would count as held before
+    before = _resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(2):
         step()
-    return _resident("VmHWM") - before
+    return _resident_bytes("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def _resident_bytes(field: str) -> int:
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
     return 1024 * int(line.split()[1])
 
 
-def use_float32() -> None:
-    """Let no GPU round float32 to TF32: by the old switches, which torch.compile and torch.export read, and cannot read
-    once the newer ones, of each operation, differ."""
+def disable_tf32() -> None:
+    """Keeps GPUs from rounding float32 to TF32.
+
+    By torch's older switches: torch.compile and torch.export read them, which fails if the newer ones, which each
+    operation has, differ.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def ratios(row: Row, rows: Sequence[Row]) -> dict[str, float | None]:
-    """A row against concat in its place, and its time against the baseline's, all compiled or none; None where there is
-    no such row (or a network so small that its memory is not seen)."""
+def ratios(row: Measurement, measurements: Sequence[Measurement]) -> dict[str, float | None]:
+    """A measurement against concat with the same placement, and against the baseline; all compiled or none.
 
-    def other(placement: str, form: str) -> Row | None:
-        same = [r for r in rows if (r.network, r.direction, r.layout, r.compiled) == where]
-        return next((r for r in same if (r.placement, r.form) == (placement, form)), None)
+    A ratio is None if there is no such measurement, or if concat's network is so small that its memory reads as 0.
+    """
 
-    where = (row.network, row.direction, row.layout, row.compiled)
-    concat, baseline = other(row.placement, "concat"), other("", "baseline")
+    def where(row: Measurement) -> tuple[object, ...]:
+        return row.details["network"], row.direction, row.memory_format, row.details["compiled"]
+
+    by_layers = {
+        (other.details["placement"], other.implementation.removeprefix("compiled-")): other
+        for other in measurements
+        if where(other) == where(row)
+    }
+    concat, baseline = by_layers.get((row.details["placement"], "concat")), by_layers.get(("", "baseline"))
     return {
-        "concat_by_this": concat.p50 / row.p50 if concat else None,
-        "memory_by_concat": row.peak_bytes / concat.peak_bytes if concat and concat.peak_bytes else None,
-        "time_by_baseline": row.p50 / baseline.p50 if baseline else None,
+        "speedup_over_concat": concat.p50 / row.p50 if concat else None,
+        "memory_over_concat": row.peak_bytes / concat.peak_bytes if concat and concat.peak_bytes else None,
+        "time_over_baseline": row.p50 / baseline.p50 if baseline else None,
     }
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """The rows of one network in one direction and layout."""
-    first, sets = rows[0], "+".join(map(str, rows[0].lengths))
-    title = f"{first.network}, {first.direction}: sets of {sets} images of {first.height}x{first.width}, {first.layout}"
+def table(measurements: Sequence[Measurement]) -> Table:
+    """The measurements of one network in one direction and memory format."""
+    first = measurements[0]
+    sets, size = "+".join(map(str, first.lengths)), f"{first.details['height']}x{first.details['width']}"
+    title = f"{first.details['network']}, {first.direction}: sets of {sets} images of {size}, {first.memory_format}"
     made = Table(title=title, title_justify="left")
-    for heading in ("placement", "form"):
+    for heading in ("placement", "implementation"):
         made.add_column(heading)
-    for heading in ("features", "parameters", "ms", "p20-p80", "x concat", "MiB", "of concat", "time of baseline"):
+    for heading in ("features", "parameters", "ms", "p20-p80", "speedup over concat"):
         made.add_column(heading, justify="right")
-    for row in rows:
-        x_concat, memory, time = (f"{ratio:.2f}" if ratio else "" for ratio in ratios(row, rows).values())
+    for heading in ("MiB", "MiB / concat's", "ms / baseline's"):
+        made.add_column(heading, justify="right")
+    for row in measurements:
+        speedup, memory, time = (f"{ratio:.2f}" if ratio else "" for ratio in ratios(row, measurements).values())
         made.add_row(
-            *(row.placement, f"{row.form}, compiled" if row.compiled else row.form),
-            *(row.features, f"{row.parameters:,}"),
-            *(f"{1e3 * row.p50:.1f}", f"{1e3 * row.p20:.1f}-{1e3 * row.p80:.1f}", x_concat),
+            *(row.details["placement"], row.implementation, row.details["features"]),
+            f"{row.details['parameters']:,}",
+            *(f"{1e3 * row.p50:.1f}", f"{1e3 * row.p20:.1f}-{1e3 * row.p80:.1f}", speedup),
             *(f"{row.peak_bytes / 2**20:.1f}", memory, time),
         )
     return made
 
 
-def write(folder: Path, environment: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """results.json, and results.csv whose rows stand for themselves."""
-    where = {key: value for key, value in environment.items() if not isinstance(value, dict)}
-    write_csv(folder / "results.csv", [asdict(row) | ratios(row, rows) | where for row in rows])
-    with replacing(folder / "results.json") as partial:
-        content = {"environment": dict(environment), "rows": [asdict(row) for row in rows]}
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-
-
 def parse_network(text: str) -> Network:
-    """One of the paper's sizes, or FAMILY:FEATURES."""
+    """A network by one of the paper's sizes, or as FAMILY:FEATURES."""
     if text in SIZES:
         return Network(text, *SIZES[text])
     family, _, numbers = text.partition(":")
@@ -186,67 +192,80 @@ def parse_network(text: str) -> Network:
     return Network(text, family, one_or_more, one_or_more)
 
 
-def _count(text: str) -> int:
+def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive integer")
     return int(text)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; exits with status 2 where it makes no sense here."""
+    """The options; exits with status 2 if this machine does not support them."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks networks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    networks = [parse_network(name) for name in NETWORKS]
     add(
         "--networks",
         type=parse_network,
         nargs="+",
-        default=networks,
+        default=[parse_network(name) for name in NETWORKS],
         metavar="NETWORK",
-        help="a size of the paper, or FAMILY:FEATURES as in nnunet:8,16 (default: " + " ".join(NETWORKS) + ")",
+        help="a size of the paper, or FAMILY:FEATURES as in nnunet:8,16; default: " + " ".join(NETWORKS),
     )
-    add("--placements", nargs="+", choices=("replace", "append"), default=["replace", "append"])
-    add("--directions", nargs="+", choices=("train", "infer"), default=["train", "infer"])
-    add("--layouts", nargs="+", choices=LAYOUTS, default=["channels_last"])
-    add("--lengths", type=_count, nargs="+", default=[3, 5, 8], metavar="K", help="the sets (default: 3 5 8)")
-    add("--size", type=_count, nargs=2, metavar=("H", "W"), help=f"default: {IMAGE_SIZES}")
-    add("--compile", action="store_true", help="under torch.compile as well, which takes minutes for each network")
-    add("--repeats", type=_count, default=5, help="turns (default: %(default)s)")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--placements", nargs="+", choices=("replace", "append"), default=["replace", "append"], help="default: both")
+    add("--directions", nargs="+", choices=("train", "infer"), default=["train", "infer"], help="default: both")
+    formats = "default: channels_last"
+    add("--memory-formats", nargs="+", choices=MEMORY_FORMATS, default=["channels_last"], help=formats)
+    add("--lengths", type=_positive, nargs="+", default=[3, 5, 8], metavar="K", help="set sizes; default: 3 5 8")
+    add("--size", type=_positive, nargs=2, metavar=("H", "W"), help=f"of the images; default: {IMAGE_SIZES}")
+    add("--compile", action="store_true", help="also under torch.compile, which takes minutes for each network")
+    add("--repeats", type=_positive, default=5, help="timed rounds; default: %(default)s")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: under autocast")
-    add("--out", type=Path, help="folder for results.json and results.csv (default: out/networks-DEVICE-PRECISION)")
+    add("--out", type=Path, help="folder for results.json and results.csv; default: out/networks-DEVICE-PRECISION")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here")
+        parser.error("--device cuda: torch finds no CUDA device")
     if args.device == "cpu" and sys.platform != "linux":
-        parser.error("--device cpu: a process's memory is read from /proc, which only Linux has")
+        parser.error("--device cpu: memory is read from /proc, which only Linux has")
     args.out = args.out or Path("out") / f"networks-{args.device}-{args.precision}"
     return args
 
 
+def make_implementations(placements: Sequence[Placement], compiled: bool) -> list[NetworkImplementation]:
+    """The baseline, and ours and concat in each placement."""
+    made = [NetworkImplementation(None, "baseline", compiled)]
+    for placement in placements:
+        made += [
+            NetworkImplementation(placement, "ours", compiled),
+            NetworkImplementation(placement, "concat", compiled),
+        ]
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints and writes; the exit status."""
+    """Measures, prints and writes; returns the exit status."""
     args = parse(argv)
     console = make_console()
-    use_float32()
+    disable_tf32()
     environment = describe_environment(torch.device(args.device), args.precision)
-    console.print(", ".join(f"{key} {value}" for key, value in environment.items()), style="dim")
-    layers = [(None, "baseline"), *itertools.product(args.placements, ("ours", "concat"))]
-    forms = [Form(*layer, compiled) for compiled in (False, True)[: 1 + args.compile] for layer in layers]
-    rows: list[Row] = []
-    refused: list[str] = []
-    for network, layout, direction in itertools.product(args.networks, args.layouts, args.directions):
+    print_environment(console, environment)
+    implementations = make_implementations(args.placements, compiled=False)
+    if args.compile:
+        implementations += make_implementations(args.placements, compiled=True)
+    measurements: list[Measurement] = []
+    errors: list[str] = []
+    for network, memory_format, direction in itertools.product(args.networks, args.memory_formats, args.directions):
         size = tuple(args.size or IMAGE_SIZES[network.family])
-        work = Work(network, direction, layout, tuple(args.lengths), size, args.device, args.precision)
-        new, wrong = measure(work, forms, args.repeats)
-        for line in wrong:
-            console.print(f"refused: {line}", style="bold red", markup=False)
-        rows += new
-        refused += wrong
-        if new:
-            console.print(table(new))
-            write(args.out, environment, rows)  # what there is, should a later network fail
+        workload = Workload(network, direction, memory_format, tuple(args.lengths), size, args.device, args.precision)
+        of_network, wrong = measure(workload, implementations, args.repeats)
+        for error in wrong:
+            print_error(console, error)
+        measurements += of_network
+        errors += wrong
+        if of_network:
+            console.print(table(of_network))
+            # Written after each network, so that an interrupted run leaves its results.
+            write_results(args.out, Results(environment, measurements), partial(ratios, measurements=measurements))
     console.print(f"written to {args.out}: results.json, results.csv")
-    return 1 if refused else 0
+    return 1 if errors else 0

@@ -1,10 +1,10 @@
-"""What was measured, as pictures: speed by set size and by channels, the roofline, and memory."""
+"""Results of layers as plots: speedup by set size and by channels, the roofline, and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 
@@ -13,41 +13,44 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .peers import CONCAT, OURS, SPLIT
-from .report import TITLES, Key, best_layouts, fastest, geometric_mean
-from .results import Results, Row, replacing
+from interconv_kernels._files import replacing
 
-COLORS = {"ours": "#0072B2", "concat": "#D55E00", "split": "#009E73"}  # told apart by the colour-blind, too
-KINDS = {"concat": CONCAT, "split": SPLIT}
+from .baselines import CONCAT, OURS, SPLIT
+from .report import BASELINES, TITLES, Fastest, faster_memory_formats, fastest, geometric_mean
+from .results import Measurement, Results
+from .suites import mean_set_size
+
+COLORS = {"ours": "#0072B2", "concat": "#D55E00", "split": "#009E73"}  # distinct for colour-blind readers as well
 LABELS = {"ours": "this library", "concat": "concat (the authors' layer)", "split": "eager split"}
-Cases = dict[Key, dict[str, Row]]
+Cases: TypeAlias = dict[tuple[str, str], Fastest]  # by (case, direction)
 
 
 def plot_all(folder: Path, results: Results) -> list[str]:
-    """Draws what the results have points for; the names of the files."""
-    best = best_layouts(results.rows)
-    drawn = {"roofline.png": roofline(results)}
-    if any(OURS in forms and fastest(forms, CONCAT + SPLIT) for forms in best.values()):
-        drawn["speed-by-set-size.png"] = speed(best, "set size K (of a mix: its mean)", lambda row: row.set_size)
-        drawn["speed-by-channels.png"] = speed(best, "channels C", lambda row: row.in_channels)
-    if any(OURS in forms and fastest(forms, CONCAT) for forms in best.values()):
-        drawn["memory.png"] = memory(best)
-    for name, figure in drawn.items():
+    """Writes the plots that the results have points for, and returns their file names."""
+    cases = faster_memory_formats(results.measurements)
+    figures = {"roofline.png": roofline(results)}
+    if any(OURS in by_name and fastest(by_name, CONCAT + SPLIT) for by_name in cases.values()):
+        xlabel = "set size K (ragged sets: their mean)"
+        figures["speed-by-set-size.png"] = speedup(cases, xlabel, lambda row: mean_set_size(row.lengths))
+        figures["speed-by-channels.png"] = speedup(cases, "channels C", lambda row: row.details["in_channels"])
+    if any(OURS in by_name and fastest(by_name, CONCAT) for by_name in cases.values()):
+        figures["memory.png"] = memory(cases)
+    for name, figure in figures.items():
         save(folder / name, figure, results.environment)
-    return list(drawn)
+    return list(figures)
 
 
 def save(path: Path, figure: Any, environment: Mapping[str, Any]) -> None:
-    """Writes a figure, which says where its figures are from, and closes it."""
-    where = "{device}, {threads} threads, torch {torch}, {dtype}, {commit:.9}".format(**environment)
-    figure.supxlabel(where, fontsize=7, color="gray", x=0.99, ha="right")
+    """Writes a figure, labelled with its environment, and closes it."""
+    label = "{device}, {threads} threads, torch {torch}, {dtype}, {commit:.9}".format(**environment)
+    figure.supxlabel(label, fontsize=7, color="gray", x=0.99, ha="right")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150)
     plt.close(figure)
 
 
 def panels(titles: Sequence[str], columns: int, width: float = 4.5, sharey: bool = False) -> tuple[Any, list[Any]]:
-    """A figure with a panel for each title, in rows of so many."""
+    """(figure, axes) with a panel for each title, `columns` in a row."""
     rows = -(-len(titles) // columns)
     size = (1 + width * columns, 4.4 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=sharey, layout="constrained")
@@ -58,41 +61,43 @@ def panels(titles: Sequence[str], columns: int, width: float = 4.5, sharey: bool
     return figure, list(axes.flat)
 
 
-def _by_direction(directions: Sequence[str]) -> tuple[Any, list[Any]]:
+def _direction_panels(directions: Sequence[str]) -> tuple[Any, list[Any]]:
     return panels([TITLES[direction] for direction in directions], len(directions), sharey=True)
 
 
-def _directions(best: Cases) -> list[str]:
-    return list(dict.fromkeys(direction for _, direction in best))
+def _directions(cases: Cases) -> list[str]:
+    return list(dict.fromkeys(direction for _, direction in cases))
 
 
-def speed(best: Cases, xlabel: str, x_of: Callable[[Row], float]) -> Any:
-    """How many times as long the better peer of each kind takes: a point for each case, a line through the geometric
-    means of equal x."""
-    directions = _directions(best)
-    figure, axes = _by_direction(directions)
+def speedup(cases: Cases, xlabel: str, x_of: Callable[[Measurement], float]) -> Any:
+    """Our speedup over the faster baseline of each kind.
+
+    A point is a case, and a line connects the geometric means of cases with equal x.
+    """
+    directions = _directions(cases)
+    figure, axes = _direction_panels(directions)
     for axis, direction in zip(axes, directions, strict=True):
-        for side, (kind, names) in zip((0.97, 1.03), KINDS.items(), strict=True):
-            ratios: dict[float, list[float]] = {}
-            for (_, of), forms in best.items():
-                if of == direction and OURS in forms and (peer := fastest(forms, names)):
-                    ratios.setdefault(x_of(forms[OURS]), []).append(peer.p50 / forms[OURS].p50)
-            xs = sorted(ratios)
-            points = [(side * x, ratio) for x in xs for ratio in ratios[x]]  # beside each other, not on each other
+        for offset, (kind, names) in zip((0.97, 1.03), BASELINES.items(), strict=True):
+            speedups: dict[float, list[float]] = {}
+            for (_, of), by_name in cases.items():
+                if of == direction and OURS in by_name and (row := fastest(by_name, names)):
+                    speedups.setdefault(x_of(by_name[OURS]), []).append(row.p50 / by_name[OURS].p50)
+            xs = sorted(speedups)
+            points = [(offset * x, value) for x in xs for value in speedups[x]]  # so that the kinds do not overlap
             style = {"color": COLORS[kind], "linewidth": 0}
             axis.scatter(*np.array(points).reshape(-1, 2).T, s=14, alpha=0.45, **style)
-            means = [geometric_mean(ratios[x]) for x in xs]
-            axis.plot(xs, means, "o-", color=COLORS[kind], label=f"against {LABELS[kind]}")
+            means = [geometric_mean(speedups[x]) for x in xs]
+            axis.plot(xs, means, "o-", color=COLORS[kind], label=f"over {LABELS[kind]}")
         axis.axhline(1, color="black", linewidth=0.8)
         log_axes(axis, x_base=2)
         axis.set_xlabel(xlabel)
-    axes[0].set_ylabel("times as fast (lines: geometric means)")
+    axes[0].set_ylabel("speedup (lines: geometric means)")
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
 def log_axes(axes: Any, x_base: int = 10) -> None:
-    """Both axes logarithmic, with plain numbers on them: powers of 2, or 1, 2, 5, 10, ..."""
+    """Makes both axes logarithmic, with plain numbers as ticks: powers of 2, or 1, 2, 5, 10, ..."""
     for axis, set_scale, base in ((axes.xaxis, axes.set_xscale, x_base), (axes.yaxis, axes.set_yscale, 10)):
         set_scale("log", base=base)
         axis.set_major_locator(LogLocator(base, subs=(1,) if base == 2 else (1, 2, 5)))
@@ -101,42 +106,46 @@ def log_axes(axes: Any, x_base: int = 10) -> None:
 
 
 def roofline(results: Results) -> Any:
-    """Every row by what its case needs, under the rates that this machine reached in the same run."""
-    machine, rows = results.machine, results.rows
+    """The rate of every measurement by its FLOPs per byte, below the rates that the machine reached in the same run."""
+    machine, rows = results.require_machine(), results.measurements
     directions = list(dict.fromkeys(row.direction for row in rows))
-    figure, axes = _by_direction(directions)
-    intensities = [row.flops / row.bytes for row in rows]
+    figure, axes = _direction_panels(directions)
+    intensities = [_intensity(row) for row in rows]
     xs = np.geomspace(min(intensities) / 1.5, max(intensities) * 1.5, 200)
     for axis, direction in zip(axes, directions, strict=True):
         roof = np.minimum(machine.flops, xs * machine.bandwidth) / 1e9
         axis.plot(xs, roof, color="black", linewidth=1, label="matrix product and copy, same run")
-        for side, kind in ((0.95, "concat"), (1, "split"), (1.05, "ours")):  # beside each other, not on each other
-            of_kind = [row for row in rows if row.direction == direction and _kind(row.form) == kind]
+        for offset, kind in ((0.95, "concat"), (1, "split"), (1.05, "ours")):  # so that the kinds do not overlap
+            of_kind = [row for row in rows if row.direction == direction and _kind(row.implementation) == kind]
             if of_kind:
-                x = [side * row.flops / row.bytes for row in of_kind]
-                y = [row.flops / row.p50 / 1e9 for row in of_kind]
+                x = [offset * _intensity(row) for row in of_kind]
+                y = [results.layer_rates(row)["gflop_per_s"] for row in of_kind]
                 axis.scatter(x, y, s=16, alpha=0.6, linewidth=0, color=COLORS[kind], label=LABELS[kind])
         log_axes(axis)
-        axis.set_xlabel("FLOPs per byte that the layer needs")
-    axes[0].set_ylabel("GFLOP/s of what the layer needs")
+        axis.set_xlabel("FLOPs per byte of a direct convolution")
+    axes[0].set_ylabel("GFLOP/s of a direct convolution")
     axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
-def _kind(form: str) -> str:
-    return next((kind for kind, names in KINDS.items() if form in names), "ours")
+def _intensity(row: Measurement) -> float:
+    return row.details["flops"] / row.details["bytes"]
 
 
-def memory(best: Cases) -> Any:
+def _kind(implementation: str) -> str:
+    return next((kind for kind, names in BASELINES.items() if implementation in names), "ours")
+
+
+def memory(cases: Cases) -> Any:
     """Peak memory of a call against that of the faster concat."""
-    directions = _directions(best)
-    figure, axes = _by_direction(directions)
+    directions = _directions(cases)
+    figure, axes = _direction_panels(directions)
     for axis, direction in zip(axes, directions, strict=True):
         for kind, names in (("split", SPLIT), ("ours", (OURS,))):
             pairs = [
                 (concat.peak_bytes / 1e6, row.peak_bytes / 1e6)
-                for (_, of), forms in best.items()
-                if of == direction and (concat := fastest(forms, CONCAT)) and (row := fastest(forms, names))
+                for (_, of), by_name in cases.items()
+                if of == direction and (concat := fastest(by_name, CONCAT)) and (row := fastest(by_name, names))
             ]
             axis.scatter(*np.array(pairs).reshape(-1, 2).T, s=18, alpha=0.6, color=COLORS[kind], label=LABELS[kind])
         log_axes(axis)

@@ -1,4 +1,4 @@
-"""What the benchmarks' result files have in common: where they were made, and how they are written and read."""
+"""Measurements and their files, which all benchmarks write and `compare` reads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,62 +16,75 @@ from typing import Any, NamedTuple
 import torch
 
 import interconv_kernels as ik
+from interconv_kernels._files import replacing, write_text
 
-from .machine import Machine, floor_seconds
+from .baselines import MemoryFormat
+from .machine import Machine, roofline_seconds
 
 
 @dataclass(frozen=True)
-class Row:
-    """One form of one case in one layout and direction: times in seconds, and what the case needs at least."""
+class Measurement:
+    """The time and memory of one implementation on one case.
+
+    Attributes:
+        case: what was computed, such as a layer and its sets.
+        implementation: what computed it; "ours" and names that contain it are this library.
+        memory_format: of the inputs and weights.
+        direction: "fwd", "bwd" or "both"; of networks "train" or "infer".
+        lengths: the set sizes.
+        p20, p50, p80: quantiles of the time, in seconds.
+        peak_bytes: peak memory above what was allocated before.
+        details: more columns, the same in all measurements of a file. For layers: network, in_channels, out_channels,
+            height, width, kernel, stride; saved_bytes (for the backward, without the inputs); flops and bytes (what a
+            direct convolution computes and moves).
+    """
 
     case: str
-    network: str
-    in_channels: int
-    out_channels: int
-    height: int
-    width: int
-    kernel: int
-    stride: int
-    lengths: list[int]
-    layout: str
+    implementation: str
+    memory_format: MemoryFormat
     direction: str
-    form: str
+    lengths: list[int]
     p20: float
     p50: float
     p80: float
     peak_bytes: int
-    saved_bytes: int
-    flops: int
-    bytes: int
-
-    @property
-    def samples(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def set_size(self) -> float:
-        """K, or the mean of a mix."""
-        return self.samples / len(self.lengths)
-
-    @property
-    def is_ragged(self) -> bool:
-        return len(set(self.lengths)) > 1
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Results(NamedTuple):
-    """A run: its environment, the machine's rates, and what was measured."""
+    """Measurements of one run, and where they were made.
+
+    Attributes:
+        environment: the device, versions, commit and so on, see `describe_environment`.
+        measurements: all of them.
+        machine: the machine's rates in the same run, None where the benchmark has no roofline.
+    """
 
     environment: dict[str, Any]
-    machine: Machine
-    rows: list[Row]
+    measurements: list[Measurement]
+    machine: Machine | None = None
 
-    def of_floor(self, row: Row) -> float:
-        """The share of a row's time that the floor would take."""
-        return floor_seconds(row.flops, row.bytes, self.machine) / row.p50
+    def require_machine(self) -> Machine:
+        """The machine's rates; ValueError if there are none."""
+        if self.machine is None:
+            raise ValueError("these results have no roofline: expected results of `run` or `scaling`")
+        return self.machine
+
+    def roofline_fraction(self, layer: Measurement) -> float:
+        """The roofline's time divided by the measured time of a layer."""
+        return roofline_seconds(layer.details["flops"], layer.details["bytes"], self.require_machine()) / layer.p50
+
+    def layer_rates(self, layer: Measurement) -> dict[str, float]:
+        """Columns that follow from the others: what a direct convolution does, per second of the measured time."""
+        return {
+            "gflop_per_s": layer.details["flops"] / layer.p50 / 1e9,
+            "gb_per_s": layer.details["bytes"] / layer.p50 / 1e9,
+            "roofline_fraction": self.roofline_fraction(layer),
+        }
 
 
 def describe_environment(device: torch.device, dtype: str) -> dict[str, Any]:
-    """What a figure depends on beside the code that is measured, and that code's commit."""
+    """What times depend on besides the implementation: device, threads, versions, and the commit of this library."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "dtype": dtype,
@@ -88,7 +100,7 @@ def describe_environment(device: torch.device, dtype: str) -> dict[str, Any]:
 
 
 def commit_of(folder: Path) -> str:
-    """The commit checked out there, with "+dirty" where tracked files differ from it; "unknown" outside git."""
+    """The commit of a checkout, with "+dirty" if tracked files were changed; "unknown" outside git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -101,61 +113,60 @@ def commit_of(folder: Path) -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()
 
 
-def write_results(folder: Path, results: Results) -> None:
-    """results.json, which `read_results` reads, and results.csv, whose rows say where they come from."""
-    rows = [dataclasses.asdict(row) for row in results.rows]
-    content = {"environment": results.environment, "machine": results.machine._asdict(), "rows": rows}
-    where = {key: value for key, value in results.environment.items() if not isinstance(value, dict)}
-    derived = [
-        {
-            "gflop_per_s": row.flops / row.p50 / 1e9,
-            "gb_per_s": row.bytes / row.p50 / 1e9,
-            "of_floor": results.of_floor(row),
-        }
-        for row in results.rows
-    ]
-    write_csv(folder / "results.csv", [a | b | where for a, b in zip(rows, derived, strict=True)])
-    with replacing(folder / "results.json") as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+def write_results(
+    folder: Path, results: Results, derive: Callable[[Measurement], Mapping[str, Any]] = lambda _: {}
+) -> None:
+    """Writes results.json, which `read_results` reads, and results.csv, in which each row has device and versions.
+
+    Args:
+        folder: created if needed.
+        results: with at least one measurement.
+        derive: more columns of results.csv, which follow from the others.
+    """
+    content = {
+        "environment": results.environment,
+        "machine": results.machine and results.machine._asdict(),
+        "measurements": [dataclasses.asdict(measurement) for measurement in results.measurements],
+    }
+    write_text(folder / "results.json", json.dumps(content, indent=1) + "\n")
+    environment = {key: value for key, value in results.environment.items() if not isinstance(value, dict)}
+    rows = []
+    for measurement in results.measurements:
+        columns = dataclasses.asdict(measurement)
+        details = columns.pop("details")
+        rows.append({**columns, **details, **derive(measurement), **environment})
+    write_csv(folder / "results.csv", rows)
 
 
 def read_results(path: Path) -> Results:
-    """From a file that `write_results` wrote, or its folder.
+    """Reads a file that `write_results` wrote.
+
+    Args:
+        path: the file, or its folder.
 
     Raises:
-        OSError: it cannot be read. ValueError: it holds something else.
+        OSError: the file cannot be read.
+        ValueError: it has other contents.
     """
     path = path / "results.json" if path.is_dir() else path
     try:
         content = json.loads(path.read_text())
-        rows = [Row(**row) for row in content["rows"]]
-        return Results(content["environment"], Machine(**content["machine"]), rows)
+        measurements = [Measurement(**row) for row in content["measurements"]]
+        machine = content["machine"] and Machine(**content["machine"])
+        return Results(content["environment"], measurements, machine)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no results of `python -m benchmarks run`: {error!r}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in path's folder (made if need be), called `path` once the block has ended. Where the block
-    raises, `path` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(".partial-" + path.name)  # the ending stays: it names the format
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path} has no results of the benchmarks: {error!r}") from error
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with the same columns, whole or not at all."""
+    """Writes rows with the same columns, completely or not at all."""
     with replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

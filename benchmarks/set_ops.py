@@ -1,97 +1,132 @@
-"""Set mean and per-set add on ragged sets, backend "cpp" against eager torch. `python -m benchmarks set-ops`
+"""Times the set mean and the per-set add of backend "cpp" against plain torch: `python -m benchmarks set-ops`.
 
-Each peer is written in the best way we know; results are checked before timing; forms take turns (A B C A B C ...) and
-figures are medians of one run. Bandwidth counts each input read once and each output written once, and is given as a
-share of what a copy of the same packed tensor reaches in the same run.
+The baselines are as fast as we can write them. Results are checked, then all are timed, interleaved. Bandwidth counts
+each input as read once and each output as written once. It is given as a fraction of the bandwidth that a copy of the
+same packed tensor reaches in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 import interconv_kernels as ik
 
-from .timing import take_turns
+from .baselines import OURS
+from .report import make_console, print_environment
+from .results import Measurement, Results, describe_environment, write_results
+from .timing import interleave, peak_bytes
 
 LENGTHS = {
     "ragged": [1, 2, 7, 16, 3, 1, 4, 12, 2, 8, 1, 7],
     "small": [2, 1, 3, 1, 2, 2, 1, 4] * 4,
     "one large": [64],
 }
-SIZES = {"64 x 64x64": (64, 64, 64), "16 x 32x32": (16, 32, 32)}
-Form = Callable[[], Tensor]
+SIZES = ((64, 64, 64), (16, 32, 32))
+CPU = torch.device("cpu")
+COPY = "copy"
+Operations = dict[str, Callable[[], Tensor]]
 
 
-def mean_forms(u: Tensor, sets: ik.Sets) -> dict[str, Form]:
-    """[B,...], the set means."""
-    lengths, ids, borders = list(sets.lengths), sets.set_ids.long(), sets.offsets.long()
+def mean_operations(u: Tensor, sets: ik.Sets) -> Operations:
+    """Implementations of the set means [B,...]."""
+    lengths, ids, offsets = list(sets.lengths), sets.set_ids.long(), sets.offsets.long()
     shape = (len(sets), *u.shape[1:])
     sizes = torch.tensor(lengths, dtype=u.dtype).view(-1, 1, 1, 1)
-
-    def indexed() -> Tensor:
-        return u.new_zeros(shape).index_add_(0, ids, u).div_(sizes)
-
     return {
-        "ours": lambda: torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, "cpp"),
-        "loop of means": lambda: torch.stack([part.mean(0) for part in u.split(lengths)]),
-        "index_add": indexed,
-        "segment_reduce": lambda: torch.segment_reduce(u, "mean", offsets=borders, axis=0),
+        OURS: lambda: torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, "cpp"),
+        "loop of means": lambda: torch.stack([samples.mean(0) for samples in u.split(lengths)]),
+        "index_add": lambda: u.new_zeros(shape).index_add_(0, ids, u).div_(sizes),
+        "segment_reduce": lambda: torch.segment_reduce(u, "mean", offsets=offsets, axis=0),
     }
 
 
-def add_forms(u: Tensor, sets: ik.Sets) -> dict[str, Form]:
-    """[N,...], u plus its set's row of t."""
+def add_operations(u: Tensor, sets: ik.Sets) -> Operations:
+    """Implementations of u + t of the sample's set, [N,...]."""
     lengths, ids = list(sets.lengths), sets.set_ids.long()
     t = torch.randn(len(sets), *u.shape[1:]).to(u.dtype)
 
     def loop() -> Tensor:
         out = torch.empty_like(u)
-        for part, row, target in zip(u.split(lengths), t, out.split(lengths), strict=True):
-            torch.add(part, row, out=target)
+        for samples, row, target in zip(u.split(lengths), t, out.split(lengths), strict=True):
+            torch.add(samples, row, out=target)
         return out
 
     return {
-        "ours": lambda: torch.ops.interconv.set_add(u, t, sets.offsets, sets.set_ids, False, "cpp"),
+        OURS: lambda: torch.ops.interconv.set_add(u, t, sets.offsets, sets.set_ids, False, "cpp"),
         "loop of adds": loop,
         "index_select": lambda: u + t.index_select(0, ids),
     }
 
 
+def measure(
+    operation: str, dtype: torch.dtype, sets_name: str, size: tuple[int, ...], repeats: int
+) -> list[Measurement]:
+    """Checks and measures all implementations of an operation, and a copy of u.
+
+    Raises:
+        AssertionError: an implementation is wrong.
+    """
+    lengths = LENGTHS[sets_name]
+    sets, u = ik.Sets.from_lengths(lengths), torch.randn(sum(lengths), *size).to(dtype)
+    calls = {"mean": mean_operations, "add": add_operations}[operation](u, sets)
+    want = calls[OURS]().float()
+    for name, call in calls.items():
+        torch.testing.assert_close(call().float(), want, rtol=0.05, atol=0.05, msg=name)
+    target = torch.empty_like(u)
+    calls[COPY] = lambda: target.copy_(u)
+    times = interleave(calls, repeats, CPU)
+    dtype_name, shape = str(dtype).removeprefix("torch."), "x".join(map(str, size))
+    case = f"{operation} {dtype_name} {sets_name} {shape}"
+    rows = len(u) + len(sets) + (len(u) if operation == "add" else 0)
+    return [
+        Measurement(
+            *(case, name, "contiguous", "fwd", lengths, *quantiles, peak_bytes(calls[name], CPU)),
+            {"bytes": (2 * len(u) if name == COPY else rows) * u[0].nbytes},
+        )
+        for name, quantiles in times.items()
+    ]
+
+
+def table(measurements: Sequence[Measurement]) -> Table:
+    """A line for each case: ours, the fastest baseline, and the bandwidth of ours."""
+    made = Table()
+    for heading in ("case", "ours ms", "fastest baseline", "ms", "speedup", "of a copy's bandwidth"):
+        made.add_column(heading, justify="left" if heading in ("case", "fastest baseline") else "right")
+    for case, of_case in itertools.groupby(measurements, key=lambda row: row.case):
+        by_name = {row.implementation: row for row in of_case}
+        ours, copy = by_name.pop(OURS), by_name.pop(COPY)
+        baseline = min(by_name.values(), key=lambda row: row.p50)
+        fraction = (ours.details["bytes"] / ours.p50) / (copy.details["bytes"] / copy.p50)
+        times = f"{1e3 * ours.p50:.3f}", baseline.implementation, f"{1e3 * baseline.p50:.3f}"
+        made.add_row(case, *times, f"{baseline.p50 / ours.p50:.2f}", f"{fraction:.0%}")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line for each operation, dtype, shape and mix of sets."""
+    """Measures, prints and writes."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks set-ops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=15, help="timed rounds; default: %(default)s")
+    out = Path("out/set-ops")
+    parser.add_argument(
+        "--out", type=Path, default=out, help="folder for results.json, results.csv; default: %(default)s"
+    )
     args = parser.parse_args(argv)
-    print("op    dtype     sets       size         ours ms  best eager           ratio  of copy bandwidth")
-    for op, make in (("mean", mean_forms), ("add", add_forms)):
-        for dtype in (torch.float32, torch.bfloat16):
-            for sets_name, lengths in LENGTHS.items():
-                for size_name, size in SIZES.items():
-                    sets = ik.Sets.from_lengths(lengths)
-                    u = torch.randn(sum(lengths), *size).to(dtype)
-                    forms = make(u, sets)
-                    want = forms["ours"]().float()
-                    for name, form in forms.items():
-                        torch.testing.assert_close(form().float(), want, rtol=0.05, atol=0.05, msg=name)
-                    spare = torch.empty_like(u)
-                    forms["copy"] = lambda spare=spare, u=u: spare.copy_(u)  # type: ignore[misc]
-                    times = take_turns(forms, args.repeats, torch.device("cpu"))
-                    ms = {name: 1e3 * timing.p50 for name, timing in times.items()}
-                    peer = min((name for name in forms if name not in ("ours", "copy")), key=lambda name: ms[name])
-                    moved = len(u) + len(sets) + (len(u) if op == "add" else 0)
-                    share = (moved / ms["ours"]) / (2 * len(u) / ms["copy"])
-                    kind = str(dtype).removeprefix("torch.")
-                    print(
-                        f"{op:5} {kind:9} {sets_name:10} {size_name:12} {ms['ours']:7.3f}  {peer:14} {ms[peer]:7.3f}"
-                        f"  {ms[peer] / ms['ours']:5.2f}  {share:5.0%}"
-                    )
-
-
-if __name__ == "__main__":
-    main()
+    dtypes = (torch.float32, torch.bfloat16)
+    environment = describe_environment(CPU, "float32, bfloat16")
+    console = make_console()
+    print_environment(console, environment)
+    measurements = []
+    for case in itertools.product(("mean", "add"), dtypes, LENGTHS, SIZES):
+        measurements += measure(*case, args.repeats)
+    console.print(table(measurements))
+    write_results(args.out, Results(environment, measurements))
+    console.print(f"written to {args.out}: results.json, results.csv")

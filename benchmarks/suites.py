@@ -1,27 +1,40 @@
-"""What is measured: layers of the paper's networks, each on batches of sets, by the names of suites.
+"""What is measured: layers of the paper's networks, each on batches of sets, in named suites.
 
-paper       the networks' layers with InterConv in "replace", on sets of K = 1, 2, 4 and 8
-ragged      some of them on sets of mixed sizes, 1 to 8
+paper       the networks' InterConv layers in placement "replace", on sets of K = 1, 2, 4 and 8 samples
+ragged      some of them on sets of 1 to 8 samples
 large-sets  single sets of 16, 64 and 256 samples
-k1          kernel size 1 alone
-smoke       tiny: does every part of the benchmarks work? Its times mean nothing
+k1          1x1 kernels only
+smoke       tiny shapes, to check that the benchmarks work; their times mean nothing
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
-SQUARE = "square"  # the "network" of layers C -> C that stand for none in particular
+# The forward without autograd; the gradients of u, weight and bias; the forward with autograd and the backward.
+Direction: TypeAlias = Literal["fwd", "bwd", "both"]
+DIRECTIONS: tuple[Direction, ...] = ("fwd", "bwd", "both")
+SQUARE = "square"  # the "network" of layers C -> C that are in none of the paper's
+
+
+def is_ragged(lengths: Sequence[int]) -> bool:
+    """Whether sets have different sizes."""
+    return len(set(lengths)) > 1
+
+
+def mean_set_size(lengths: Sequence[int]) -> float:
+    """N / B: K for equal sets."""
+    return sum(lengths) / len(lengths)
 
 
 class Layer(NamedTuple):
-    """A layer of a network of `interconv_seg.SIZES`, or of `SQUARE`."""
+    """An InterConv layer of a network of `interconv_seg.networks.SIZES`, or of `SQUARE`."""
 
     network: str
     in_channels: int
     out_channels: int
-    height: int  # of its input
+    height: int  # of the input
     width: int
     kernel: int = 3
     stride: int = 1
@@ -41,7 +54,7 @@ class Layer(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A layer on a batch: sets of `lengths` samples."""
+    """A layer and its batch: sets of `lengths` samples."""
 
     layer: Layer
     lengths: tuple[int, ...]
@@ -50,21 +63,13 @@ class Case(NamedTuple):
     def samples(self) -> int:
         return sum(self.lengths)
 
-    @property
-    def set_size(self) -> float:
-        """K, or the mean of a mix."""
-        return self.samples / len(self.lengths)
-
-    @property
-    def is_ragged(self) -> bool:
-        return len(set(self.lengths)) > 1
-
     def __str__(self) -> str:
-        sets = "+".join(map(str, self.lengths)) if self.is_ragged else f"K{self.lengths[0]} N{self.samples}"
+        ragged = is_ragged(self.lengths)
+        sets = "+".join(map(str, self.lengths)) if ragged else f"K{self.lengths[0]} N{self.samples}"
         return f"{self.layer} {sets}"
 
 
-# At the paper's image sizes: 160x192 (automatic), for ScribblePrompt 128x128 (interactive).
+# At the paper's image sizes: 160x192 (automatic segmentation), 128x128 for ScribblePrompt (interactive).
 NETWORK_LAYERS = (
     Layer("simpleunet-60K", 1, 16, 160, 192),
     Layer("simpleunet-60K", 16, 16, 160, 192),

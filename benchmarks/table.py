@@ -1,7 +1,7 @@
-"""Results as Markdown, for a document. `python -m benchmarks table out/paper-cpu-float32 --write docs/performance.md`
+"""Writes results of layers as Markdown: `python -m benchmarks table out/paper-cpu-float32 --write FILE.md`.
 
-A line for each case with ours in each direction, then the geometric means. With --write they replace what stands in the
-document between <!-- NAME --> and <!-- end of NAME -->, where NAME is that of the results' folder or --section.
+The table has a line for each case and columns for each direction; the geometric means follow it. --write replaces what
+is in FILE.md between <!-- NAME --> and <!-- end of NAME -->. NAME is that of the results' folder, or --section.
 """
 
 from __future__ import annotations
@@ -11,46 +11,46 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .baselines import CONCAT, OURS, SPLIT
 from .document import write_section
-from .peers import CONCAT, OURS, SPLIT
-from .report import TITLES, best_layouts, fastest, summary
-from .results import Results, Row, read_results
+from .report import BASELINES, TITLES, Fastest, faster_memory_formats, fastest, summary
+from .results import Results, read_results
 
 
 def markdown(results: Results) -> str:
-    """The table and the means. Times are medians in ms of each form's better layout."""
-    best = best_layouts(results.rows)
-    directions = list(dict.fromkeys(direction for _, direction in best))
+    """The table and the means. Times are medians in ms, each in its faster memory format."""
+    means = summary(results)  # first: it raises ValueError for results that have no layers
+    cases = faster_memory_formats(results.measurements)
+    directions = list(dict.fromkeys(direction for _, direction in cases))
     headings = ["case"]
     for direction in directions:
-        headings += [f"{TITLES[direction]}, ms", "x concat", "x split", "of floor"]
+        headings += [f"{TITLES[direction]}, ms", *(f"speedup over {kind}" for kind in BASELINES), "of roofline"]
     lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
-    for case in dict.fromkeys(case for case, _ in best):
+    for case in dict.fromkeys(case for case, _ in cases):
         cells = [case]
         for direction in directions:
-            forms = best.get((case, direction), {})
-            cells += _cells(forms.get(OURS), fastest(forms, CONCAT), fastest(forms, SPLIT), results)
+            cells += _cells(cases.get((case, direction), {}), results)
         lines.append(f"| {' | '.join(cells)} |")
-    where = "{device}, {threads} threads, torch {torch}, {dtype}, commit {commit:.9}, {date:.10}".format(
-        **results.environment
-    )
-    return "\n".join([*lines, "", "```", where, *summary(results), "```", ""])
+    environment = "{device}, {threads} threads, torch {torch}, {dtype}, commit {commit:.9}, {date:.10}"
+    return "\n".join([*lines, "", "```", environment.format(**results.environment), *means, "```", ""])
 
 
-def _cells(ours: Row | None, concat: Row | None, split: Row | None, results: Results) -> list[str]:
+def _cells(by_name: Fastest, results: Results) -> list[str]:
+    ours = by_name.get(OURS)
     if ours is None:
         return [""] * 4
-    ratios = [f"{peer.p50 / ours.p50:.2f}" if peer else "" for peer in (concat, split)]
-    return [f"{1e3 * ours.p50:.1f}", *ratios, f"{results.of_floor(ours):.0%}"]
+    baselines = (fastest(by_name, CONCAT), fastest(by_name, SPLIT))
+    speedups = [f"{row.p50 / ours.p50:.2f}" if row else "" for row in baselines]
+    return [f"{1e3 * ours.p50:.1f}", *speedups, f"{results.roofline_fraction(ours):.0%}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print or write; exit status 2 where the results or the document do not serve."""
+    """Prints or writes; returns exit status 2 if the results or the document do not fit."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path, help="results.json of `run`, or its folder")
-    parser.add_argument("--write", type=Path, metavar="FILE")
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="results.json of `run`, or its folder")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="default: print")
     parser.add_argument("--section", metavar="NAME", help="default: the name of the results' folder")
     args = parser.parse_args(argv)
     try:

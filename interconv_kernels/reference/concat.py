@@ -48,14 +48,14 @@ def concat_interconv2d(
     if isinstance(padding, str):
         padding = same_padding(weight, dilation)
     channels_last = memory_format(u) == torch.channels_last
-    x = u.permute(0, 2, 3, 1) if channels_last else u
+    x, channels = (u.permute(0, 2, 3, 1), -1) if channels_last else (u, -3)
     sizes = [size for size in lengths if size]
     if len(set(sizes)) == 1:
-        means = x.unflatten(0, (-1, sizes[0])).mean(1, keepdim=True)
-        means = means.expand(-1, sizes[0], *x.shape[1:]).flatten(0, 1)
+        samples = x.unflatten(0, (-1, sizes[0]))  # only the concatenation writes each mean once per sample
+        c = torch.cat([samples, samples.mean(1, keepdim=True).expand_as(samples)], dim=channels).flatten(0, 1)
     else:
         means = torch.cat([samples.mean(0, keepdim=True).expand_as(samples) for samples in x.split(sizes)] or [x])
-    c = torch.cat([x, means], dim=-1 if channels_last else 1)
+        c = torch.cat([x, means], dim=channels)
     return F.conv2d(c.permute(0, 3, 1, 2) if channels_last else c, weight, bias, stride, padding, dilation)
 
 

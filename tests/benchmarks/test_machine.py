@@ -1,11 +1,11 @@
-"""The floor against FLOPs and bytes that were counted otherwise."""
+"""The roofline against FLOPs and bytes that are counted in another way."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import Machine, better, floor_seconds, measure_machine, needed
+from benchmarks.machine import Machine, max_rates, measure_machine, min_work, roofline_seconds
 from benchmarks.suites import Case, Layer
 
 CASES = [
@@ -16,7 +16,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_floor_is_one_plain_convolution_of_every_sample(case):
+def test_the_work_is_one_plain_convolution_of_every_sample(case):
     layer = case.layer
     u = torch.randn(case.samples, layer.in_channels, layer.height, layer.width, requires_grad=True)
     weight = torch.randn(layer.out_channels, layer.in_channels, layer.kernel, layer.kernel, requires_grad=True)
@@ -29,18 +29,18 @@ def test_the_floor_is_one_plain_convolution_of_every_sample(case):
     for counts in (flops, moved):
         counts["both"] = counts["fwd"] + counts["bwd"]
     for direction in ("fwd", "bwd", "both"):
-        assert needed(case, direction, itemsize=4) == (flops[direction], moved[direction])
-        assert needed(case, direction, itemsize=2) == (flops[direction], moved[direction] // 2)
+        assert min_work(case, direction, itemsize=4) == (flops[direction], moved[direction])
+        assert min_work(case, direction, itemsize=2) == (flops[direction], moved[direction] // 2)
 
 
-def test_the_floor_is_what_takes_longer():
+def test_the_roofline_is_what_takes_longer():
     machine = Machine(flops=100.0, bandwidth=10.0)
-    assert floor_seconds(1000, 10, machine) == 10  # arithmetic
-    assert floor_seconds(100, 50, machine) == 5  # memory
+    assert roofline_seconds(1000, 10, machine) == 10  # bound by arithmetic
+    assert roofline_seconds(100, 50, machine) == 5  # bound by memory
 
 
-def test_the_better_of_two_measurements_is_kept_rate_by_rate():
-    assert better(Machine(1, 20), Machine(2, 10)) == Machine(2, 20)
+def test_the_higher_of_two_measurements_is_kept_for_each_rate():
+    assert max_rates(Machine(1, 20), Machine(2, 10)) == Machine(2, 20)
 
 
 def test_this_machine_is_measured():

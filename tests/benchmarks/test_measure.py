@@ -1,26 +1,31 @@
-"""What is timed in each direction."""
+"""What each direction times."""
 
 import time
 
 import pytest
 import torch
 
-from benchmarks import peers
 from benchmarks.check import make_inputs
-from benchmarks.measure import DIRECTIONS, Settings, last_cache_bytes, measure_forms
-from benchmarks.suites import Case, Layer
+from benchmarks.measure import Settings, last_level_cache_bytes, measure_implementations
+from benchmarks.suites import DIRECTIONS, Case, Layer
+from interconv_kernels.reference import concat_interconv2d
 
 CASE = Case(Layer("square", 4, 6, 9, 8), (2, 1))
-PLAIN = peers.plain(CASE)
 
 
-def measure(form, directions, repeats=2):
-    settings = Settings(torch.device("cpu"), torch.float32, directions, ["NCHW"], repeats, cuda_graphs=False)
-    return measure_forms(CASE, "NCHW", {"form": form}, make_inputs(CASE, torch.float32), settings)
+def plain(u, weight, bias):
+    return concat_interconv2d(u, weight, bias, CASE.lengths)
+
+
+def measure(implementation, directions, repeats=2):
+    settings = Settings(torch.device("cpu"), torch.float32, directions, ["contiguous"], repeats, cuda_graphs=False)
+    return measure_implementations(
+        CASE, "contiguous", {"plain": implementation}, make_inputs(CASE, torch.float32), settings
+    )
 
 
 class SlowBackward(torch.autograd.Function):
-    """x, whose gradient takes 200 ms."""
+    """The identity, whose gradient takes 200 ms."""
 
     @staticmethod
     def forward(ctx, x):
@@ -35,7 +40,7 @@ class SlowBackward(torch.autograd.Function):
 def test_a_direction_times_what_it_says():
     def slow(u, weight, bias):
         time.sleep(0.2)
-        return SlowBackward.apply(PLAIN(u, weight, bias))
+        return SlowBackward.apply(plain(u, weight, bias))
 
     fwd, bwd, both = measure(slow, DIRECTIONS)
     assert 0.2 <= fwd.p50 < 0.35
@@ -47,29 +52,30 @@ def test_a_direction_times_what_it_says():
 def test_the_forward_alone_is_without_autograd(direction, expected):
     seen = set()
 
-    def form(u, weight, bias):
+    def implementation(u, weight, bias):
         seen.add(torch.is_grad_enabled())
-        return PLAIN(u, weight, bias)
+        return plain(u, weight, bias)
 
-    measure(form, [direction])
+    measure(implementation, [direction])
     assert seen == {expected}
 
 
 def test_inputs_rotate_through_copies():
     seen = []
 
-    def form(u, weight, bias):
+    def implementation(u, weight, bias):
         seen.append((u.data_ptr(), weight.data_ptr(), bias.data_ptr()))
-        return PLAIN(u, weight, bias)
+        return plain(u, weight, bias)
 
-    measure(form, ["fwd"], repeats=5)
-    assert len(set(seen[-6:])) == 6  # with the warm-up, each turn on others
-    assert last_cache_bytes() >= 2**19
+    measure(implementation, ["fwd"], repeats=5)
+    assert len(set(seen[-6:])) == 6  # with the warm-up, each call has another copy
+    assert last_level_cache_bytes() >= 2**19
 
 
-def test_rows_say_what_was_measured():
-    [row] = measure(PLAIN, ["both"])
-    assert (row.case, row.network, row.kernel, row.stride, row.lengths) == (str(CASE), "square", 3, 1, [2, 1])
-    assert (row.in_channels, row.out_channels, row.height, row.width) == (4, 6, 9, 8)
-    assert (row.layout, row.direction, row.form) == ("NCHW", "both", "form")
-    assert row.saved_bytes == 2 * 3 * 4 * 9 * 8 * 4  # what conv keeps beside the weight: cat(u, s)
+def test_a_measurement_describes_what_was_measured():
+    [row] = measure(plain, ["both"])
+    assert (row.case, row.lengths) == (str(CASE), [2, 1])
+    assert (row.implementation, row.memory_format, row.direction) == ("plain", "contiguous", "both")
+    saved = 2 * 3 * 4 * 9 * 8 * 4  # the convolution saves cat(u, s); the weight is an input
+    assert row.details["saved_bytes"] == saved
+    assert Layer(*(row.details[name] for name in Layer._fields)) == CASE.layer

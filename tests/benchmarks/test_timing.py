@@ -1,11 +1,11 @@
-"""Quantiles, turns and memory."""
+"""Quantiles, interleaved calls and memory."""
 
 import time
 
 import pytest
 import torch
 
-from benchmarks.timing import peak_bytes, quantiles, saved_bytes, take_turns
+from benchmarks.timing import interleave, peak_bytes, quantiles, saved_bytes
 
 CPU = torch.device("cpu")
 
@@ -16,37 +16,37 @@ def test_quantiles():
     assert quantiles([1.0, 2.0]) == pytest.approx((1.2, 1.5, 1.8))
 
 
-def test_forms_take_turns_after_a_round_of_warm_up():
+def test_calls_are_interleaved_after_a_round_of_warm_up():
     calls = []
-    forms = {name: lambda name=name: calls.append(name) for name in "AB"}
-    times = take_turns(forms, 2, CPU, before={"B": lambda: calls.append("before B")})
-    turns = [calls[3 * i : 3 * i + 3] for i in range(3)]
+    functions = {name: lambda name=name: calls.append(name) for name in "AB"}
+    times = interleave(functions, 2, CPU, before={"B": lambda: calls.append("before B")})
+    rounds = [calls[3 * i : 3 * i + 3] for i in range(3)]
     assert len(calls) == 9
     assert list(times) == ["A", "B"]
-    assert all(turn in (["A", "before B", "B"], ["before B", "B", "A"]) for turn in turns)
+    assert all(each in (["A", "before B", "B"], ["before B", "B", "A"]) for each in rounds)
 
 
-def test_no_form_always_follows_the_same_one():
+def test_no_call_always_follows_the_same_one():
     calls = []
-    take_turns({name: lambda name=name: calls.append(name) for name in "ABC"}, 20, CPU)
-    turns = {"".join(calls[i : i + 3]) for i in range(0, len(calls), 3)}
-    assert len(turns) == 6
-    assert all(sorted(turn) == ["A", "B", "C"] for turn in turns)
+    interleave({name: lambda name=name: calls.append(name) for name in "ABC"}, 20, CPU)
+    rounds = {"".join(calls[i : i + 3]) for i in range(0, len(calls), 3)}
+    assert len(rounds) == 6
+    assert all(sorted(each) == ["A", "B", "C"] for each in rounds)
 
 
-def test_only_the_form_is_timed():
-    forms = {"short": lambda: None, "long": lambda: time.sleep(0.02)}
-    times = take_turns(forms, 3, CPU, before={"short": lambda: time.sleep(0.3)})
+def test_only_the_call_is_timed():
+    functions = {"short": lambda: None, "long": lambda: time.sleep(0.02)}
+    times = interleave(functions, 3, CPU, before={"short": lambda: time.sleep(0.3)})
     assert times["short"].p80 < 0.2
     assert 0.02 <= times["long"].p20 <= times["long"].p50 <= times["long"].p80
 
 
 def test_the_warm_up_is_not_timed():
     naps = iter([0.5, 0, 0])
-    assert take_turns({"A": lambda: time.sleep(next(naps))}, 2, CPU)["A"].p80 < 0.3
+    assert interleave({"A": lambda: time.sleep(next(naps))}, 2, CPU)["A"].p80 < 0.3
 
 
-def test_peak_memory_is_what_a_call_held_at_once():
+def test_peak_memory_is_what_a_call_holds_at_once():
     x = torch.ones(25_000)  # 100 kB
     assert peak_bytes(lambda: x + x, CPU) == 100_000
     assert peak_bytes(lambda: x.add_(x), CPU) == 0
@@ -59,7 +59,7 @@ def test_peak_memory_is_what_a_call_held_at_once():
     assert peak_bytes(lambda: [x + x for _ in range(3)], CPU) == 300_000
 
 
-def test_what_is_saved_for_the_backward_beside_the_inputs():
+def test_memory_saved_for_the_backward_is_without_the_inputs():
     x = torch.ones(25_000, requires_grad=True)
     assert saved_bytes(lambda: x * x, (x,)) == 0  # the input itself
     assert saved_bytes(lambda: (x + x) * x, (x,)) == 100_000

@@ -1,14 +1,14 @@
-"""Every shipped kernel configuration compiled for every GPU: is it lean? `python -m benchmarks machine-code`
+"""Compiles every kernel configuration for every GPU and checks its code: `python -m benchmarks machine-code`.
 
-Lean: nothing spilled to memory, shared memory within the chip, matrix products on tensor cores (except of float32 in
-ieee precision, which NVIDIA's would round), bulk copies in conv_tma, and 128-bit loads and stores in the set kernels,
-which are bound by memory. No GPU is needed: see offline.py. This says nothing about time.
+The code of a kernel is lean if nothing is spilled to memory, shared memory fits, matrix products run on tensor cores
+(except float32 in ieee precision, which NVIDIA's tensor cores would round), conv_tma copies in bulk, and the set
+kernels, which are bound by memory, load and store 128 bits at once. No GPU is needed, see offline.py. Nothing is timed.
 
-    python -m benchmarks machine-code                       print the table
-    python -m benchmarks machine-code --write docs/gpu.md   put it into the file's section for this version of triton
-    python -m benchmarks machine-code --check docs/gpu.md   compile anew; fail where the section differs
+    python -m benchmarks machine-code                 prints the table
+    python -m benchmarks machine-code --write FILE    replaces the file's section for the installed version of Triton
+    python -m benchmarks machine-code --check FILE    fails if that section differs
 
-It fails, whichever it is asked for, where a kernel is not lean.
+The exit status is 1 if a kernel is not lean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 import triton
@@ -31,27 +31,35 @@ from interconv_kernels._backends.triton.configs import TILES, Tile
 from interconv_kernels.activation import NONE, Activation
 from interconv_kernels.convolution import Conv
 
-from .document import difference, write_section
+from ..document import difference, write_section
 from .offline import CHIPS, META, Chip, Code, compile_for, float32_as, index, maps, occupancy, record
 
 HEIGHT, WIDTH = 64, 64
+Products: TypeAlias = Literal["16-bit", "tf32", "ieee", ""]
 TENSOR_CORES = ("mma", "wgmma", "tcgen05")
 
 
-class Case(NamedTuple):
-    """Something that launches kernels, and what is expected of their machine code."""
+class KernelCase(NamedTuple):
+    """Code that launches kernels, and what is expected of their machine code.
+
+    Attributes:
+        title: what is launched.
+        work: launches the kernels, on meta tensors.
+        products: the precision of the matrix products; "" if there are none.
+        bulk_copies: whether bulk copies are expected.
+    """
 
     title: str
     work: Callable[[], object]
-    products: str = ""  # its matrix products are of "16-bit", "tf32" or "ieee" values; "" where it has none
+    products: Products = ""
     bulk_copies: bool = False
 
     def fits(self, chip: Chip) -> bool:
         return chip.has_tma or not self.bulk_copies
 
 
-class Row(NamedTuple):
-    """A kernel of a case on the chips that it is for."""
+class CompiledKernel(NamedTuple):
+    """A kernel of a case, on the chips that support it."""
 
     kernel: str
     case: str
@@ -62,34 +70,34 @@ class Row(NamedTuple):
 # --- what is compiled -------------------------------------------------------------------------------------------------
 
 
-def cases() -> list[Case]:
-    """All that is compiled."""
+def cases() -> list[KernelCase]:
+    """Everything that is compiled."""
     return [*tile_cases(), *set_cases()]
 
 
-def tile_cases() -> Iterator[Case]:
-    """Every tile, in each dtype and precision that it serves, for two channel counts it is picked for."""
+def tile_cases() -> Iterator[KernelCase]:
+    """Every tile, in each dtype and precision that it is used for, with two typical channel counts."""
     for tile in TILES:
         for products in products_of(tile):
-            # float16 makes the same code as bfloat16 but for its conversions
+            # float16 has the same code as bfloat16, except for conversions
             dtype = torch.bfloat16 if products == "16-bit" else torch.float32
             for channels in typical_channels(tile):
                 title = f"{tile.name}, C = {channels}, {'bfloat16' if products == '16-bit' else products}"
-                yield Case(title, tile_launch(tile, dtype, channels), products, tile.kernel == "conv_tma")
+                yield KernelCase(title, tile_launch(tile, dtype, channels), products, tile.kernel == "conv_tma")
         if tile.kernel.startswith("conv") and tile.bits == 16:
             title, launch = f"{tile.name}, C = {channels}, the set's term", set_term_launch(tile, channels)
-            yield Case(title, launch, "16-bit", tile.kernel == "conv_tma")
+            yield KernelCase(title, launch, "16-bit", tile.kernel == "conv_tma")
 
 
-def products_of(tile: Tile) -> tuple[str, ...]:
-    """The kinds of matrix products that conv_ops.py launches the tile for."""
+def products_of(tile: Tile) -> tuple[Products, ...]:
+    """The precisions that conv_ops.py launches the tile for."""
     if tile.bits == 16:
         return ("16-bit",)
     return ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
 
 
 def typical_channels(tile: Tile) -> tuple[int, ...]:
-    """The paper's networks' channel counts: one that BK divides and one that it does not; odd ones for odd tiles."""
+    """Channel counts of the paper's networks: one that BK divides and one that it does not; odd ones for odd tiles."""
     if tile.vectors:
         return {32: (32, 24), 64: (64, 184), 128: (128, 200)}[tile.bn]
     if tile.bits == 16:
@@ -117,7 +125,7 @@ def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int 
 
 
 def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
-    """A convolution tile as it makes the set's term of a 3x3 layer: from the set means, in float32, with the bias."""
+    """A convolution tile that computes the set term of a 3x3 layer: from the set means, in float32, with the bias."""
     means, t = maps(4, channels, HEIGHT, WIDTH, torch.bfloat16), maps(4, channels, HEIGHT, WIDTH, torch.float32)
     weight = torch.empty(3, 3, channels, channels, dtype=torch.bfloat16, device=META)
     bias = torch.empty(channels, dtype=torch.bfloat16, device=META)
@@ -125,16 +133,16 @@ def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
     return lambda: conv_ops.convolve(means, walk, weight, t, None, None, bias, NONE, tile)
 
 
-def set_cases() -> Iterator[Case]:
-    """Every set kernel, for samples of a multiple of 16 values."""
+def set_cases() -> Iterator[KernelCase]:
+    """Every set kernel, for samples whose number of values is a multiple of 16."""
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         for title, work in set_launches(dtype):
-            yield Case(f"{title}, {name}", work)
+            yield KernelCase(f"{title}, {name}", work)
 
 
 def set_launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    """(title, launches) of every set operation."""
+    """(title, code that launches it) for every set operation."""
     num_samples, channels = 16, 64
     sets, long_sets = index([8, 8]), index([2 * set_ops.PIECE])
     long = maps(long_sets.num_rows, channels, HEIGHT, WIDTH, dtype)
@@ -155,24 +163,24 @@ def set_launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]
 
 
 def all_kernels() -> set[str]:
-    """The names of the package's kernels."""
+    """The names of all kernels of the library."""
     functions = [*vars(set_kernels).items(), *vars(conv_kernels).items()]
     return {name for name, value in functions if isinstance(value, JITFunction) and name.endswith("_kernel")}
 
 
-# --- whether it is lean -----------------------------------------------------------------------------------------------
+# --- checking the code ------------------------------------------------------------------------------------------------
 
 
-def faults(case: Case, chip: Chip, code: Code) -> list[str]:
-    """Why a kernel's code is not lean."""
+def faults(case: KernelCase, chip: Chip, code: Code) -> list[str]:
+    """Why the code of a kernel is not lean; empty if it is."""
     found = []
     if code.spills:
-        found.append(f"it spills: {code.spills}")
+        found.append(f"spills {code.spills}")
     if code.shared > chip.program_shared:
-        found.append(f"{code.shared} bytes of shared memory: a program has at most {chip.program_shared}")
+        found.append(f"{code.shared} bytes of shared memory, expected at most {chip.program_shared}")
     count = code.instructions
     if case.products == "ieee" and chip.backend == "cuda":
-        found += [f"{name} instructions: NVIDIA's tensor cores round float32" for name in TENSOR_CORES if count[name]]
+        found += [f"{name} instructions, which round float32" for name in TENSOR_CORES if count[name]]
     elif case.products and not count[chip.tensor_core]:
         found.append(f"no {chip.tensor_core} instruction")
     if case.bulk_copies and not count["bulk"]:
@@ -182,10 +190,10 @@ def faults(case: Case, chip: Chip, code: Code) -> list[str]:
     return found
 
 
-def compile_case(number: int) -> list[Row]:
-    """The kernels of a case, and what is wrong with them."""
+def compile_case(number: int) -> list[CompiledKernel]:
+    """The kernels of one case, by its position in `cases()`."""
     case = cases()[number]
-    rows: dict[str, Row] = {}
+    rows: dict[str, CompiledKernel] = {}
     for chip in CHIPS.values():
         if not case.fits(chip):
             continue
@@ -193,16 +201,16 @@ def compile_case(number: int) -> list[Row]:
             launches = record(chip, case.work)
         for launch in launches:
             code = compile_for(chip, launch)
-            row = rows.setdefault(launch.kernel, Row(launch.kernel, case.title, {}, []))
+            row = rows.setdefault(launch.kernel, CompiledKernel(launch.kernel, case.title, {}, []))
             row.codes[chip.name] = code
             row.faults.extend(
-                f"{launch.kernel} ({case.title}) on {chip.name}: {why}" for why in faults(case, chip, code)
+                f"{launch.kernel} ({case.title}) on {chip.name}: {fault}" for fault in faults(case, chip, code)
             )
     return list(rows.values())
 
 
-def compile_all() -> list[Row]:
-    """Every case on every chip."""
+def compile_all() -> list[CompiledKernel]:
+    """The kernels of all cases on all chips."""
     with ProcessPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         return [row for rows in pool.map(compile_case, range(len(cases()))) for row in rows]
 
@@ -210,8 +218,8 @@ def compile_all() -> list[Row]:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def table(rows: list[Row]) -> str:
-    """Markdown: a line for each kernel of each case."""
+def table(rows: list[CompiledKernel]) -> str:
+    """A Markdown table with a line for each kernel of each case."""
     lines = [f"| kernel | case | {' | '.join(CHIPS)} |", "|---|---|" + "---|" * len(CHIPS)]
     for row in rows:
         cells = (cell(chip, row.codes[chip.name]) if chip.name in row.codes else "-" for chip in CHIPS.values())
@@ -220,35 +228,31 @@ def table(rows: list[Row]) -> str:
 
 
 def cell(chip: Chip, code: Code) -> str:
-    """Registers of a thread, shared memory of a program, occupancy, instructions."""
+    """Registers per thread, shared memory per program, occupancy, instructions."""
     found = ", ".join(f"{name} {count}" for name, count in code.instructions.items() if count)
     spilled = f", **spills {code.spills}**" if code.spills else ""
     return f"{code.registers} · {code.shared / 1024:.0f} KB · {occupancy(chip, code):.0%}{spilled}<br>{found}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile, then print, write or check."""
+    """Compiles, then prints, writes or checks; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks machine-code",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE")
-    target.add_argument("--check", type=Path, metavar="FILE")
+    target.add_argument("--write", type=Path, metavar="FILE", help="replace the section of this document")
+    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the section of this document")
     arguments = parser.parse_args(argv)
     rows = compile_all()
     text, section = table(rows), f"machine code, triton {triton.__version__}"
-    complaints = "".join(f"not lean: {why}\n" for row in rows for why in row.faults)
+    messages = "".join(f"not lean: {fault}\n" for row in rows for fault in row.faults)
     if arguments.write:
         write_section(arguments.write, section, text)
     elif arguments.check:
-        complaints += difference(arguments.check, section, text)
+        messages += difference(arguments.check, section, text)
     else:
         print(text, end="")
-    sys.stderr.write(complaints)
-    return 1 if complaints else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.stderr.write(messages)
+    return 1 if messages else 0

@@ -1,8 +1,8 @@
-"""Triton kernels compiled for GPUs that are not here, as the launchers launch them.
+"""Compiles Triton kernels for GPUs that are not present, with the arguments that the launchers pass.
 
-`record` runs code that launches kernels, on meta tensors (shapes without memory), and keeps each launch instead of
-making it; `compile_for` compiles a recorded launch as triton would on that GPU. So what is examined is what the
-launchers launch: there is no second list of their arguments.
+`record` runs code that launches kernels on meta tensors (shapes without memory), and records each launch instead of
+making it. `compile_for` compiles a recorded launch as Triton would on that GPU. There is no second list of arguments
+that could differ from the launchers'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import torch
@@ -29,18 +29,31 @@ META = torch.device("meta")
 
 
 class Chip(NamedTuple):
-    """What a multiprocessor (SM; AMD: compute unit) holds at once."""
+    """A GPU architecture, and the limits of its multiprocessors (SM; AMD: compute unit).
+
+    Attributes:
+        name: such as "sm_90".
+        backend: Triton's: "cuda" or "hip".
+        arch: as Triton names it.
+        lanes: threads per warp.
+        warps: resident warps.
+        programs: resident programs (thread blocks).
+        shared: bytes of shared memory.
+        program_shared: bytes of shared memory that one program can have.
+        reserved_shared: bytes of shared memory that the system takes for each program.
+        tensor_core: the instruction in INSTRUCTIONS that computes matrix products.
+    """
 
     name: str
-    backend: str
+    backend: Literal["cuda", "hip"]
     arch: int | str
-    lanes: int  # threads a warp
+    lanes: int
     warps: int
-    programs: int  # resident thread blocks
-    shared: int  # bytes
-    program_shared: int  # bytes, of one program at most
-    reserved_shared: int  # bytes that the system takes for each program
-    tensor_core: str  # the instruction of INSTRUCTIONS that its matrix products are made of
+    programs: int
+    shared: int
+    program_shared: int
+    reserved_shared: int
+    tensor_core: str
 
     @property
     def target(self) -> GPUTarget:
@@ -64,11 +77,11 @@ CHIPS = {
         Chip("gfx942", "hip", "gfx942", 64, 32, 16, 64 * KB, 64 * KB, 0, "mfma"),
     )
 }
-# Both makers: four partitions with 512 registers for each lane, given to warps in steps of 8 registers a lane.
+# Both vendors: four partitions with 512 registers per lane, allocated to warps in steps of 8 registers per lane.
 PARTITIONS, PARTITION_REGISTERS, REGISTER_STEP = 4, 512, 8
-TENSOR_MEMORY_COLUMNS = 512  # of a multiprocessor of sm_100
+TENSOR_MEMORY_COLUMNS = 512  # per multiprocessor of sm_100
 
-# As they are spelled in PTX and in AMD's assembly.
+# Regular expressions for PTX and for AMD's assembly.
 INSTRUCTIONS = {
     "cuda": {
         "mma": r"\bmma\.sync",
@@ -89,23 +102,32 @@ INSTRUCTIONS = {
 
 
 class Code(NamedTuple):
-    """A compiled kernel."""
+    """The machine code of a kernel.
 
-    registers: int  # of a thread
-    spills: str  # what is kept in memory for want of registers; "" if nothing is
-    shared: int  # bytes of a program
-    tensor_memory: int  # columns of a program (sm_100)
+    Attributes:
+        registers: per thread.
+        spills: a description of what is spilled to memory, "" if nothing is.
+        shared: bytes of shared memory per program.
+        tensor_memory: columns of tensor memory per program (sm_100).
+        warps: per program.
+        instructions: how often each of INSTRUCTIONS occurs in the code.
+    """
+
+    registers: int
+    spills: str
+    shared: int
+    tensor_memory: int
     warps: int
-    instructions: dict[str, int]  # how often each of INSTRUCTIONS stands in the code
+    instructions: dict[str, int]
 
 
 class Launch(NamedTuple):
-    """A launch that was recorded instead of made."""
+    """A recorded launch."""
 
     function: Any  # the triton.jit function
     programs: int
     positional: tuple[Any, ...]
-    named: dict[str, Any]  # constants, and triton's options
+    named: dict[str, Any]  # constants and Triton's options
 
     @property
     def kernel(self) -> str:
@@ -113,12 +135,12 @@ class Launch(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """By name: tensors, integers, constants and options."""
+        """Tensors, integers, constants and options by name."""
         return dict(zip(self.function.arg_names, self.positional, strict=False)) | self.named
 
 
 class _Driver:
-    """What triton asks of a driver before it compiles, answered for a chip that is not here."""
+    """Answers what Triton asks a driver before it compiles, for a chip that is not present."""
 
     def __init__(self, chip: Chip):
         self.chip = chip
@@ -134,7 +156,7 @@ class _Driver:
 
 
 def record(chip: Chip, work: Callable[[], object]) -> list[Launch]:
-    """The launches that `work` would make on the chip, in order. Its tensors are meta tensors."""
+    """The launches that `work` makes on a chip, in order. Its tensors must be meta tensors."""
     launches: list[Launch] = []
 
     def keep(function: Any, *positional: Any, grid: tuple[int, ...], warmup: bool, **named: Any) -> None:
@@ -151,17 +173,17 @@ def record(chip: Chip, work: Callable[[], object]) -> list[Launch]:
 
 
 def compile_for(chip: Chip, launch: Launch) -> Code:
-    """The machine code that the launch would run: triton's own choice of specialisation and options."""
+    """The machine code that a launch runs, with the specialisation and options that Triton chooses."""
     driver.set_active(_Driver(chip))
     try:
         return read(chip, launch.function.run(*launch.positional, grid=None, warmup=True, **launch.named))
     finally:
-        driver._active = None  # triton looks for a GPU again when it next needs one
+        driver._active = None  # Triton looks for a GPU again when it needs one
 
 
 @contextmanager
 def float32_as(precision: str) -> Iterator[None]:
-    """float32 multiplied as "ieee" or "tf32" by torch's own switch, which the launchers read."""
+    """Within the block, float32 is multiplied as "ieee" or "tf32", by torch's switch, which the launchers read."""
     switch = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = switch.fp32_precision
     switch.fp32_precision = precision
@@ -172,13 +194,13 @@ def float32_as(precision: str) -> Iterator[None]:
 
 
 def maps(rows: int, channels: int, height: int, width: int, dtype: torch.dtype, channels_last: bool = True) -> Tensor:
-    """[rows, channels, height, width] on no memory."""
+    """A meta tensor [rows, channels, height, width]."""
     fmt = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(rows, channels, height, width, dtype=dtype, device=META, memory_format=fmt)
 
 
 def index(lengths: Sequence[int]) -> SetIndex:
-    """Sets of these sizes, without memory."""
+    """Sets of these sizes on the meta device."""
     offsets, ids = (torch.empty(n, dtype=torch.int32, device=META) for n in (len(lengths) + 1, sum(lengths)))
     return SetIndex(offsets, ids)
 
@@ -187,7 +209,7 @@ def index(lengths: Sequence[int]) -> SetIndex:
 
 
 def read(chip: Chip, compiled: Any) -> Code:
-    """What a kernel that triton compiled needs, and what stands in it."""
+    """Reads the resources and instructions of a compiled kernel."""
     registers, spills = (
         parse_cuobjdump(_cuobjdump(compiled.asm["cubin"]))
         if chip.backend == "cuda"
@@ -201,7 +223,7 @@ def read(chip: Chip, compiled: Any) -> Code:
 
 
 def _cuobjdump(cubin: bytes) -> str:
-    """The resources that NVIDIA's tool (it comes with triton) reads from machine code."""
+    """The resources that NVIDIA's tool, which is part of Triton, reads from machine code."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -210,25 +232,25 @@ def _cuobjdump(cubin: bytes) -> str:
 
 
 def parse_cuobjdump(text: str) -> tuple[int, str]:
-    """(registers, spills) of `REG:96 STACK:0 SHARED:0 LOCAL:0 ...`. Stack and local memory are bytes of a thread."""
+    """(registers, spills) from `REG:96 STACK:0 SHARED:0 LOCAL:0 ...`. Stack and local memory are bytes per thread."""
     usage = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
     spills = [f"{usage[name]} bytes of {name.lower()} memory" for name in ("STACK", "LOCAL") if usage[name]]
     return usage["REG"], ", ".join(spills)
 
 
 def parse_amdgcn(text: str) -> tuple[int, str]:
-    """(vector registers, spills) of the metadata at the end of AMD's assembly.
+    """(vector registers, spills) from the metadata at the end of AMD's assembly.
 
-    Scalar registers spill to lanes of vector registers, which are counted with the others: no memory is needed.
+    Scalar registers spill to lanes of vector registers, not to memory. Those are counted as vector registers.
     """
-    what_spills = {"vgpr_spill_count": "vector registers", "private_segment_fixed_size": "bytes of scratch memory"}
-    usage = {name: int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1]) for name in ("vgpr_count", *what_spills)}
-    spills = [f"{usage[name]} {what}" for name, what in what_spills.items() if usage[name]]
+    memory_spills = {"vgpr_spill_count": "vector registers", "private_segment_fixed_size": "bytes of scratch memory"}
+    usage = {name: int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1]) for name in ("vgpr_count", *memory_spills)}
+    spills = [f"{usage[name]} {what}" for name, what in memory_spills.items() if usage[name]]
     return usage["vgpr_count"], ", ".join(spills)
 
 
 def resident_programs(chip: Chip, code: Code) -> int:
-    """How many programs a multiprocessor holds at once."""
+    """The number of programs that a multiprocessor holds at once."""
     registers = -(-max(code.registers, 1) // REGISTER_STEP) * REGISTER_STEP
     warps = min(chip.warps, PARTITIONS * (PARTITION_REGISTERS // registers))
     limits = [chip.programs, warps // code.warps]
@@ -240,5 +262,5 @@ def resident_programs(chip: Chip, code: Code) -> int:
 
 
 def occupancy(chip: Chip, code: Code) -> float:
-    """Resident warps as a share of those that a multiprocessor can hold."""
+    """Resident warps as a fraction of those that a multiprocessor can hold."""
     return resident_programs(chip, code) * code.warps / chip.warps

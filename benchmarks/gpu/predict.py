@@ -1,26 +1,27 @@
-"""PREDICTED time of the Triton kernels on GPUs that are not here; nothing in this file is measured.
+"""PREDICTED times of the Triton kernels on GPUs that are not present; nothing is measured.
 
-    python -m benchmarks predict [--gpu h100|a100|h200|mi300x]
-    python -m benchmarks predict --write docs/gpu.md        the H100's and the A100's tables, into the file
-    python -m benchmarks predict --check docs/gpu.md        fail where they differ
+    python -m benchmarks predict [--gpu h100|a100|h200|mi300x]    prints the tables of one GPU
+    python -m benchmarks predict --write FILE                     replaces the tables of H100 and A100 in the file
+    python -m benchmarks predict --check FILE                     fails if they differ
 
-The launches are those that the launchers make on that chip (offline.py); their arguments say what they move.
+The launches are recorded from the launchers (offline.py), and their arguments tell what they compute and move:
 
-    time = max(FLOPs done / peak, bytes / bandwidth, L2 bytes / L2 bandwidth) * (busiest SM's programs / the mean SM's)
-    floor = max(FLOPs needed / peak, bytes / bandwidth), of a layer that of docs/design.md: N h FLOPs and 2 N A bytes
-            forward, 2 N h and 3 N A backward
+    time = max(computed FLOPs / peak, bytes / bandwidth, L2 bytes / L2 bandwidth)
+           * programs of the busiest SM / mean programs per SM
+    roofline of a launch = max(needed FLOPs / peak, bytes / bandwidth)
+    roofline of a layer  = the same with N h FLOPs and 2 N A bytes forward, 2 N h FLOPs and 3 N A bytes backward
 
-with h the FLOPs of one half-convolution of a sample and A the bytes of its map. What is assumed:
+h is the FLOPs of one half-convolution and A the bytes of one sample's features. Assumptions:
 
-* FLOPs done count whole tiles: channels, depth and pixels that only fill a tile are computed too.
-* Bytes: each tensor of a launch crosses the memory bus once. Second reads (a tap's, a column tile's, a second pass's)
-  hit the L2 cache, because neighbours in time work on the same set; they count as L2 bytes.
-* Programs take equal time and are spread evenly; those on one SM share its throughput. Occupancy drops out of this:
+* Computed FLOPs count whole tiles, including channels, depth and pixels that only fill a tile.
+* Each tensor of a launch is moved from or to memory once. Repeated reads (by another tap, column tile or pass) hit the
+  L2 cache, because programs that run at the same time work on the same set. They count as L2 bytes.
+* Programs take equal time and are distributed evenly; those on one SM share its throughput. Occupancy has no influence:
   whether it hides latency is not predicted.
-* Peaks are reached, launches cost nothing, and torch's small operations on weights and sums are left out.
+* Peak rates are reached, launches take no time, and torch's small operations on weights and sums are left out.
 
-So the time is a lower bound, and the fraction of the floor an upper one: what padding, re-reads, passes and waves
-leave.
+The time is therefore a lower bound, and the fraction of the roofline an upper bound. It shows the cost of padding,
+repeated reads, passes and uneven distribution.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
 from interconv_kernels._backends.triton import fused, set_ops
 from interconv_kernels.convolution import Conv
 
-from .document import difference, write_section
+from ..document import difference, write_section
 from .offline import CHIPS, META, Launch, index, maps, record
 
 
 class Gpu(NamedTuple):
-    """A GPU by its datasheet; rates a second."""
+    """A GPU according to its data sheet; rates per second."""
 
     title: str
     chip: str
@@ -52,8 +53,8 @@ class Gpu(NamedTuple):
     l2_bandwidth: float  # bytes
 
 
-# L2: 5120 bytes a clock at 1.41 GHz (NVIDIA A100 whitepaper), the same assumed of Hopper at 1.755 GHz; 2048 bytes a
-# clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper).
+# L2: 5120 bytes per clock at 1.41 GHz (NVIDIA A100 whitepaper), assumed to be the same for Hopper at 1.755 GHz; 2048
+# bytes per clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper).
 GPUS = {
     "h100": Gpu("H100 SXM", "sm_90", 132, 989e12, 3.35e12, 9.0e12),
     "a100": Gpu("A100 SXM 80 GB", "sm_80", 108, 312e12, 2.04e12, 7.2e12),
@@ -90,34 +91,43 @@ SHAPES = (
 )
 SETS = {"8 x 1": [1] * 8, "8 x 2": [2] * 8, "8 x 8": [8] * 8, "ragged": [1, 2, 7, 16, 3, 4, 12, 8]}
 DTYPE = torch.bfloat16
+Bound: TypeAlias = Literal["compute", "memory", "L2"]
+Pass: TypeAlias = Literal["forward", "backward"]
+PASSES: tuple[Pass, ...] = ("forward", "backward")
 
 
 class Cost(NamedTuple):
-    """What a launch, or a layer, does (`flops`, `l2_bytes`), and what it cannot do without."""
+    """What a launch computes and moves."""
 
-    flops: float
+    flops: float  # computed, with whole tiles
     needed_flops: float
     bytes: float
     l2_bytes: float
 
 
 class Prediction(NamedTuple):
-    """PREDICTED."""
+    """A PREDICTED time.
+
+    Attributes:
+        seconds: the time.
+        roofline: the roofline in seconds.
+        bound: what determines the time.
+    """
 
     seconds: float
-    floor: float
-    bound: str
+    roofline: float
+    bound: Bound
 
     @property
     def fraction(self) -> float:
-        return self.floor / self.seconds
+        return self.roofline / self.seconds
 
 
-# --- what launches do -------------------------------------------------------------------------------------------------
+# --- what launches cost -----------------------------------------------------------------------------------------------
 
 
 def cost(launch: Launch) -> Cost:
-    """Counted from the arguments of a launch."""
+    """The cost of a launch, counted from its arguments."""
     a = launch.arguments
     if launch.kernel == "conv_kernel":
         pixels, depth = a["num_rows"] * a["grid_h"] * a["grid_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
@@ -151,8 +161,10 @@ def cost(launch: Launch) -> Cost:
 def product(
     launch: Launch, tile_rows: int, rows: int, depth: float, tile_depth: float, moved: float, written: float
 ) -> Cost:
-    """The cost of a matrix product [rows, depth] @ [depth, CO] by tiles of [tile_rows, BN]. What fills a tile without
-    being there is computed, but not loaded."""
+    """The cost of a matrix product [rows, depth] @ [depth, CO] in tiles of [tile_rows, BN].
+
+    Padding of a tile is computed, but not loaded.
+    """
     columns, tile_columns = launch.arguments["CO"], launch.arguments["BN"]
     column_tiles = -(-columns // tile_columns)
     row_tiles = launch.programs // column_tiles
@@ -167,21 +179,21 @@ def up(count: int, step: int) -> int:
 
 
 def predict(gpu: Gpu, launch: Launch) -> Prediction:
-    """PREDICTED seconds of one launch, and the floor of that launch alone."""
+    """The PREDICTED time of one launch, and the roofline of that launch alone."""
     work = cost(launch)
-    times = {
+    times: dict[Bound, float] = {
         "compute": work.flops / gpu.flops,
         "memory": work.bytes / gpu.bandwidth,
         "L2": work.l2_bytes / gpu.l2_bandwidth,
     }
     bound = max(times, key=lambda name: times[name])
     imbalance = up(launch.programs, gpu.multiprocessors) / launch.programs
-    floor = max(work.needed_flops / gpu.flops, work.bytes / gpu.bandwidth)
-    return Prediction(times[bound] * imbalance, floor, bound)
+    roofline = max(work.needed_flops / gpu.flops, work.bytes / gpu.bandwidth)
+    return Prediction(times[bound] * imbalance, roofline, bound)
 
 
-def predict_layer(gpu: Gpu, shape: Shape, lengths: list[int], direction: str) -> Prediction:
-    """PREDICTED seconds of a fused layer's launches together, against the layer's floor."""
+def predict_layer(gpu: Gpu, shape: Shape, lengths: list[int], direction: Pass) -> Prediction:
+    """The PREDICTED time of all launches of a fused layer, and the roofline of the layer."""
     launches = record(CHIPS[gpu.chip], layer(shape, lengths, direction))
     passes, maps_moved = (1, 2) if direction == "forward" else (2, 3)
     values = sum(lengths) * shape.channels * shape.height * shape.width
@@ -191,7 +203,7 @@ def predict_layer(gpu: Gpu, shape: Shape, lengths: list[int], direction: str) ->
     return Prediction(seconds, max(compute, memory), "compute" if compute > memory else "memory")
 
 
-def layer(shape: Shape, lengths: list[int], direction: str) -> Callable[[], object]:
+def layer(shape: Shape, lengths: list[int], direction: Pass) -> Callable[[], object]:
     """The fused layer with a bias, forward or backward (all gradients)."""
     conv = Conv((1, 1), (shape.k // 2,) * 2, (1, 1), torch.channels_last)
     sets = index(lengths)
@@ -203,7 +215,7 @@ def layer(shape: Shape, lengths: list[int], direction: str) -> Callable[[], obje
 
 
 def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
-    """The operations of the forms over the vendor's convolution."""
+    """The set operations that `concat`, `split` and `centered` use around the vendor's convolution."""
     sets = index(lengths)
     u, g = (maps(sets.num_rows, n * shape.channels, shape.height, shape.width, DTYPE) for n in (1, 2))
 
@@ -220,62 +232,62 @@ def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
 
 
 def report(gpu: Gpu) -> str:
-    """Markdown: every layer in every batch, and every kernel in the ragged batch."""
+    """Markdown tables of every layer with every batch, and of every kernel with the ragged batch."""
     lines = [
         f"PREDICTED, not measured: {gpu.title}, bfloat16, the fused layer.",
         "",
-        "| layer (channels x height x width) | sets | PREDICTED forward | floor | of the floor | PREDICTED backward"
-        " | floor | of the floor |",
+        "| layer (channels x height x width) | sets | PREDICTED forward | roofline | of the roofline"
+        " | PREDICTED backward | roofline | of the roofline |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for shape in SHAPES:
         for name, lengths in SETS.items():
             cells = []
-            for direction in ("forward", "backward"):
+            for direction in PASSES:
                 total = predict_layer(gpu, shape, lengths, direction)
-                floor = f"{microseconds(total.floor)} ({total.bound})"
-                cells += [microseconds(total.seconds), floor, f"{total.fraction:.0%}"]
+                roofline = f"{microseconds(total.roofline)} ({total.bound})"
+                cells += [microseconds(total.seconds), roofline, f"{total.fraction:.0%}"]
             lines.append(f"| {shape} | {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"PREDICTED, not measured: {gpu.title}, each kernel in the ragged batch, against its own floor.",
+        f"PREDICTED, not measured: {gpu.title}, each kernel with the ragged batch, against its own roofline.",
         "",
-        "| layer | kernel | programs | GFLOP done | MB | PREDICTED time | bound | floor | of the floor |",
+        "| layer | kernel | programs | computed GFLOP | MB | PREDICTED time | bound | roofline | of the roofline |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in SHAPES:
-        lines += dict.fromkeys(kernel_lines(gpu, shape))  # grad_u is the forward again: one line for both
+        lines += dict.fromkeys(kernel_lines(gpu, shape))  # grad_u has the launches of the forward: one line for both
     return "\n".join(lines) + "\n"
 
 
 def kernel_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
-    """A line for each kernel of a layer: the fused one's, then those of the other forms."""
+    """A line for each kernel: those of the fused layer, then those of the other algorithms."""
     lengths = SETS["ragged"]
     chip = CHIPS[gpu.chip]
-    launches = [launch for way in ("forward", "backward") for launch in record(chip, layer(shape, lengths, way))]
+    launches = [launch for each in PASSES for launch in record(chip, layer(shape, lengths, each))]
     for launch in launches + record(chip, set_operations(shape, lengths)):
         work, part = cost(launch), predict(gpu, launch)
         yield (
             f"| {shape} | {launch.kernel.removesuffix('_kernel')} | {launch.programs} | {work.flops / 1e9:.1f}"
-            f" | {work.bytes / 1e6:.1f} | {microseconds(part.seconds)} | {part.bound} | {microseconds(part.floor)}"
+            f" | {work.bytes / 1e6:.1f} | {microseconds(part.seconds)} | {part.bound} | {microseconds(part.roofline)}"
             f" | {part.fraction:.0%} |"
         )
 
 
 def microseconds(seconds: float) -> str:
-    """Three digits are more than a prediction is worth."""
+    """Three digits, which is more than a prediction is worth."""
     return f"{seconds * 1e6:.3g} us"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print, write or check the tables."""
+    """Prints, writes or checks the tables; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gpu", choices=GPUS, default="h100")
+    parser.add_argument("--gpu", choices=GPUS, default="h100", help="to print; default: %(default)s")
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE")
-    target.add_argument("--check", type=Path, metavar="FILE")
+    target.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this document")
+    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in this document")
     arguments = parser.parse_args(argv)
     if not arguments.write and not arguments.check:
         print(report(GPUS[arguments.gpu]), end="")
@@ -289,7 +301,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             differences += difference(arguments.check, section, text)
     sys.stderr.write(differences)
     return 1 if differences else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
