@@ -26,9 +26,8 @@ import torch
 import triton
 from triton.runtime import JITFunction
 
-from interconv_kernels._backends.triton import conv_kernels, conv_ops, set_kernels, set_ops
+from interconv_kernels._backends.triton import conv_kernels, conv_launch, set_kernels, set_ops
 from interconv_kernels._backends.triton.configs import TILES, Tile
-from interconv_kernels.activation import NONE, Activation
 from interconv_kernels.convolution import Conv
 
 from ..document import difference, write_section
@@ -90,7 +89,7 @@ def tile_cases() -> Iterator[KernelCase]:
 
 
 def products_of(tile: Tile) -> tuple[Products, ...]:
-    """The precisions that conv_ops.py launches the tile for."""
+    """The precisions that conv_launch.py launches the tile for."""
     if tile.bits == 16:
         return ("16-bit",)
     return ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
@@ -115,13 +114,12 @@ def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int 
     t = maps(sets.num_sets, channels, *size, torch.float32)
     weight = torch.empty(k, k, channels, channels, dtype=dtype, device=META)
     vector = torch.empty(channels, dtype=dtype, device=META)
-    prelu = Activation("prelu", vector)
     if tile.kernel == "wgrad":
-        return lambda: conv_ops.wgrad(conv, y, u, weight.permute(3, 2, 0, 1), tile)
+        return lambda: conv_launch.wgrad(conv, y, u, weight.permute(3, 2, 0, 1), tile)
     if tile.kernel == "pointwise":
-        return lambda: conv_ops.pointwise(u, weight, weight, vector, sets, prelu, y, tile)
-    walk = conv_ops.Walk(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
-    return lambda: conv_ops.convolve(u, walk, weight, y, t, sets.set_ids, None, prelu, tile)
+        return lambda: conv_launch.pointwise(u, weight, weight, vector, sets, vector, y, tile)
+    geometry = conv_launch.Geometry(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
+    return lambda: conv_launch.convolve(u, geometry, weight, y, t, sets.set_ids, None, vector, tile)
 
 
 def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
@@ -129,8 +127,8 @@ def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
     means, t = maps(4, channels, HEIGHT, WIDTH, torch.bfloat16), maps(4, channels, HEIGHT, WIDTH, torch.float32)
     weight = torch.empty(3, 3, channels, channels, dtype=torch.bfloat16, device=META)
     bias = torch.empty(channels, dtype=torch.bfloat16, device=META)
-    walk = conv_ops.Walk((HEIGHT, WIDTH), (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
-    return lambda: conv_ops.convolve(means, walk, weight, t, None, None, bias, NONE, tile)
+    geometry = conv_launch.Geometry((HEIGHT, WIDTH), (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
+    return lambda: conv_launch.convolve(means, geometry, weight, t, None, None, bias, None, tile)
 
 
 def set_cases() -> Iterator[KernelCase]:
@@ -146,17 +144,16 @@ def set_launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]
     num_samples, channels = 16, 64
     sets, long_sets = index([8, 8]), index([2 * set_ops.PIECE])
     long = maps(long_sets.num_rows, channels, HEIGHT, WIDTH, dtype)
-    bias = torch.empty(channels, dtype=dtype, device=META)
-    prelu = Activation("prelu", bias)
+    slope = torch.empty(channels, dtype=dtype, device=META)
     for fmt, last in (("channels_last", True), ("NCHW", False)):
         u, g = (maps(num_samples, n * channels, HEIGHT, WIDTH, dtype, channels_last=last) for n in (1, 2))
         t, dev = (maps(n, channels, HEIGHT, WIDTH, dtype, channels_last=last) for n in (2, num_samples - 2))
-        yield f"{fmt}, bias, PReLU", partial(set_ops.set_add, u, t, sets, False, bias=bias, activation=prelu)
+        yield f"{fmt}, PReLU", partial(set_ops.set_add, u, t, sets, mean=False, out=u, slope=slope)
         yield fmt, partial(set_ops.concat_set_mean, u, sets)
         yield fmt, partial(set_ops.concat_set_mean_backward, g, sets)
     yield "short sets", partial(set_ops.set_reduce, u, sets, True)
     yield "long sets", partial(set_ops.set_reduce, long, long_sets, True)
-    yield "the mean's backward", partial(set_ops.set_add, None, t, sets, True)
+    yield "the mean's backward", partial(set_ops.set_add, None, t, sets, mean=True, out=u)
     yield "from the mean", partial(set_ops.center, u, sets, True)
     yield "from the last sample", partial(set_ops.center, u, sets, False)
     yield "inverse", partial(set_ops.uncenter, t, dev, sets)

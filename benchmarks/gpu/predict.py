@@ -210,8 +210,8 @@ def layer(shape: Shape, lengths: list[int], direction: Pass) -> Callable[[], obj
     u, g = (maps(sets.num_rows, shape.channels, shape.height, shape.width, DTYPE) for _ in range(2))
     weight = torch.empty(shape.channels, 2 * shape.channels, shape.k, shape.k, dtype=DTYPE, device=META)
     if direction == "forward":
-        return partial(fused.fused_forward, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets)
-    return partial(fused.fused_backward, conv, g, u, weight, sets, (True, True, True))
+        return partial(fused.forward, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets, max_centered=1)
+    return partial(fused.backward, conv, g, u, weight, sets, (True, True, True), max_centered=1)
 
 
 def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
@@ -223,7 +223,7 @@ def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
         set_ops.concat_set_mean(u, sets)
         set_ops.concat_set_mean_backward(g, sets)
         set_ops.uncenter(*set_ops.center(u, sets, False), sets)
-        set_ops.set_add(u, set_ops.set_reduce(u, sets, True), sets, False)
+        set_ops.set_add(u, set_ops.set_reduce(u, sets, True), sets, mean=False, out=u)
 
     return work
 

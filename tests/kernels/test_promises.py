@@ -99,7 +99,9 @@ def test_any_shape(lengths, channels, out_channels, size, kernel, stride, dilati
     case = make_case(lengths, channels, out_channels, size, kernel, bias=bias, fmt=fmt, **conv)
     want = oracle(case)
     g = torch.randn_like(want)
-    for got, exact in zip(with_grads(lambda c: common.layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True):
+    for got, exact in zip(
+        with_grads(lambda c: common.layer(c, algorithm), case, g), with_grads(oracle, case, g), strict=True
+    ):
         assert got.shape == exact.shape
         assert worst(got, exact) < 1e-11
 
