@@ -45,8 +45,8 @@ void PointwiseLayer::run(const float* x, float* y, const Tiles& tiles) const {
 
 void PointwiseLayer::run_channels_last(const float* x, float* y, const Tile& tile, float* scratch) const {
   const int64_t numel = tile.n * in_, padded_out = round_up(out_), size = tile.set.size(), last = tile.set.last();
-  float *sum = scratch, *term = sum + round_up(tile.max_n * in_),
-        *difference = term + round_up(tile.max_n * padded_out);
+  float *sum = scratch, *term = sum + round_up(tile.max_n * in_);
+  float* difference = term + round_up(tile.max_n * padded_out);
   const MatrixC bias{bias_.get(), 0};  // the same row for every pixel
   const auto x_of = [&](int64_t i) { return x + layout_.offset_of(i, in_, tile.first); };
   const auto y_of = [&](int64_t i) { return y + layout_.offset_of(i, out_, tile.first); };
@@ -71,8 +71,9 @@ void PointwiseLayer::run_channels_last(const float* x, float* y, const Tile& til
     uncenter(y, tile, 1, tile.n * out_, 0);
   } else {
     multiply(set_, mean, bias, term, padded_out, padded_out);
-    for (int64_t i = tile.set.begin; i < tile.set.end; ++i)
+    for (int64_t i = tile.set.begin; i < tile.set.end; ++i) {
       multiply(own_, x_of(i), {term, padded_out}, y_of(i), out_, out_);
+    }
   }
 }
 

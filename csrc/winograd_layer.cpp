@@ -73,11 +73,11 @@ class WinogradLayer::RegionTask {
       divide(in_numel_, static_cast<float>(size_), mean_);
       mean = mean_;
     }
-    convolve(layer_.sum_, mean, [&](int64_t e) { return bias_at(e); }, m_);
+    convolve(layer_.sum_, mean, m_, [&](int64_t e) { return bias_at(e); });
     inverse_transform(last_pixels);  // the mean output, which becomes that of the last sample below
     for (int64_t i = 0; i < last; ++i) {
       axpy(in_numel_, -1, last_packed, packed_ + i * in_numel_);
-      convolve(layer_.own_, packed_ + i * in_numel_, [](int64_t) { return MatrixC{nullptr, 0}; }, m_);
+      convolve(layer_.own_, packed_ + i * in_numel_, m_, [](int64_t) { return MatrixC{nullptr, 0}; });
       inverse_transform(pixels_ + i * out_numel_);
     }
     for (int64_t i = 0; i < last; ++i) {
@@ -97,12 +97,10 @@ class WinogradLayer::RegionTask {
       axpy(in_numel_, 1, packed_, mean_);
     }
     divide(in_numel_, static_cast<float>(size_), mean_);
-    convolve(layer_.set_, mean_, [&](int64_t e) { return bias_at(e); }, m_set_);
+    convolve(layer_.set_, mean_, m_set_, [&](int64_t e) { return bias_at(e); });
     for (int64_t i = 0; i < size_; ++i) {
       read(i, packed_);
-      convolve(
-          layer_.own_, packed_, [&](int64_t e) { return MatrixC{m_set_ + e * out_stride_, out_.padded_channels()}; },
-          m_);
+      convolve(layer_.own_, packed_, m_, [&](int64_t e) { return set_term_at(e); });
       inverse_transform(pixels_);
       write(i, pixels_);
     }
@@ -120,10 +118,11 @@ class WinogradLayer::RegionTask {
   }
 
   MatrixC bias_at(int64_t element) const { return {element == kBiasElement ? layer_.bias_.get() : nullptr, 0}; }
+  MatrixC set_term_at(int64_t element) const { return {m_set_ + element * out_stride_, out_.padded_channels()}; }
 
   // m = C + sum over channels of U * V, with V of packed pixels and C = c_of(element) for each of the 16 elements.
   template <class F>
-  void convolve(const Buffer& u, const float* packed, const F& c_of, float* m) const {
+  void convolve(const Buffer& u, const float* packed, float* m, const F& c_of) const {
     const int64_t panel = in_.channels * kNR, u_stride = round_up(out_.channels, kNR) / kNR * panel;
     transform_input(packed, region_.rows, region_.columns, in_.padded_channels(), v_);
     for (int64_t e = 0; e < kElements; ++e) {

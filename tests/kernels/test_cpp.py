@@ -1,5 +1,6 @@
-"""Backend "cpp": what the oracle comparisons of test_ops.py cannot see. Memory around the tensors, bits, addresses, the
-sanitizers, the machine code for GPUs, and builds that fail."""
+"""Backend "cpp": what the comparisons with reference values in test_ops.py do not show.
+
+Memory around the tensors, same bits, large addresses, sanitizers, machine code for GPUs, and builds that fail."""
 
 import json
 import os
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 INCLUDE = Path(torch.__file__).parent / "include"
 FLAGS = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000", f"-I{INCLUDE}"]
-SHAPES = {"ragged": [3, 1, 4, 2], "in pieces": [2, 150, 64, 65, 1], "one set": [200]}
+SHAPES = {"ragged": [3, 1, 4, 2], "in chunks": [2, 150, 64, 65, 1], "one set": [200]}
 
 reason = registry.BACKENDS["cpp"].can_run(CPU)
 needs_extension = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -33,7 +34,7 @@ needs_extension = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
 class Guarded:
-    """Rows inside a larger buffer of NaN, `offset` elements in, so that they start at any address."""
+    """Rows inside a larger buffer of NaN. They start `offset` elements in, so at addresses of any alignment."""
 
     def __init__(self, rows, columns, dtype, offset, filled=None):
         guard = 64 + offset
@@ -45,9 +46,9 @@ class Guarded:
 
     def check(self):
         around = self.buffer.clone()
-        assert not around[self.inside].isnan().any(), "not all was written"
+        assert not around[self.inside].isnan().any(), "not all elements were written"
         around[self.inside] = torch.nan
-        assert around.isnan().all(), "something outside was written"
+        assert around.isnan().all(), "elements outside were written"
 
 
 @needs_extension
@@ -70,7 +71,7 @@ def test_nothing_around_the_tensors_is_read_or_written(dtype, lengths, pixels, o
 
     def compare(got, want):
         got.check()
-        scale = max(1.0, float(want.abs().max()))  # of the values, which are about 1: a long set's mean cancels
+        scale = max(1.0, float(want.abs().max()))  # of the samples: means of long sets are far smaller
         assert float((got.rows.double() - want).abs().max()) <= 4 * torch.finfo(dtype).eps * scale
 
     x, t, wide = given(n), given(num_sets), given(n, 2 * m)
@@ -105,7 +106,7 @@ def test_nothing_around_the_tensors_is_read_or_written(dtype, lengths, pixels, o
     centre, dev = (Guarded(*part.shape, dtype, offset, part) for part in naive_center(x.rows, lengths, from_mean=False))
     out = made(n)
     raw.uncenter(centre.rows, dev.rows, *index, out.rows)
-    # The sum of K-1 rounded differences: their rounding adds up.
+    # The rounding errors of K-1 differences add up.
     out.check()
     assert worst(out.rows, x.rows) <= 16 * torch.finfo(dtype).eps
 
@@ -124,7 +125,7 @@ def test_more_than_two_to_the_31_elements(monkeypatch):
 
 
 def everything(u, lengths):
-    """Each op's results, one row a set or a sample."""
+    """The results of each op, with one row per set or sample."""
     sets = make_index(lengths)
     mean, dev = cpp_ops.center(u, sets, from_mean=False)
     return {
@@ -144,9 +145,9 @@ def test_same_bits_for_any_number_of_threads(dtype):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = everything(u, SHAPES["in pieces"])
+        one = everything(u, SHAPES["in chunks"])
         torch.set_num_threads(3)
-        three = everything(u, SHAPES["in pieces"])
+        three = everything(u, SHAPES["in chunks"])
     finally:
         torch.set_num_threads(threads)
     for name, got in one.items():
@@ -156,8 +157,8 @@ def test_same_bits_for_any_number_of_threads(dtype):
 @needs_extension
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_sets_are_islands(dtype, bad):
-    """Each set alone, and among others full of NaN at every distance from a piece's border: the same bits."""
+def test_sets_are_independent(dtype, bad):
+    """A set alone, and among sets of NaN at various distances from a chunk's border: the same bits."""
     for length in (1, 3, 65, 150):
         u = torch.randn(length, 2, 5, 3).to(dtype)
         alone = everything(u, [length])
@@ -194,7 +195,7 @@ def test_what_does_not_fit_is_refused():
     x, out = torch.ones(10, 6), torch.ones(4, 6)
     with pytest.raises(RuntimeError, match=r"out is \[3, 6\]: expected \[4, 6\]"):
         raw.set_reduce(x, *index, True, out[:3])
-    with pytest.raises(RuntimeError, match="dense rows"):
+    with pytest.raises(RuntimeError, match="expected contiguous rows"):
         raw.set_reduce(torch.ones(6, 10).t(), *index, True, out)
     with pytest.raises(RuntimeError, match="expected float64, float32, bfloat16 or float16"):
         raw.set_reduce(x.int(), *index, True, out.int())
@@ -228,15 +229,19 @@ for lengths in ([3, 1, 4, 2], [2, 150, 64, 65, 1], [200]):
             raw.uncenter(rows(b), rows(n - b), *index, rows(n))
     for c, co, last in ((1, 3, True), (23, 17, True), (16, 33, False), (5, 64, False)):
         u, g, weight = torch.randn(n, c * 77), torch.randn(n, co * 77), torch.randn(co, 2 * c)
-        raw.pointwise_forward(u, weight, torch.randn(1, co), *index, last, torch.empty_like(g))
         grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
-        raw.pointwise_backward(g, u, weight, *index, last, *grads)
+        for max_centered in (1, 2, 8, 64):
+            settings = (*index, last, max_centered)
+            raw.pointwise_forward(u, weight, torch.randn(1, co), *settings, torch.empty_like(g))
+            raw.pointwise_backward(g, u, weight, *settings, *grads)
         weight = torch.randn(co, 18 * c)
         for pad in (0, 1, 2):
             shape, g = (7, 11, pad, 2 - pad), torch.randn(n, co * (5 + 2 * pad) * (13 - 2 * pad))
-            raw.winograd_forward(u, weight, torch.randn(1, co), *index, last, *shape, torch.empty_like(g))
             grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
-            raw.winograd_backward(g, u, weight, *index, last, *shape, *grads)
+            for max_centered in (1, 2, 8, 64):
+                settings = (*index, last, *shape, max_centered)
+                raw.winograd_forward(u, weight, torch.randn(1, co), *settings, torch.empty_like(g))
+                raw.winograd_backward(g, u, weight, *settings, *grads)
 print("clean")
 """
 
@@ -253,7 +258,7 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     link = [f"-L{INCLUDE.parent / 'lib'}", "-ltorch_cpu", "-lc10"]
     subprocess.run([gxx, "-shared", "-fPIC", *sanitize, *FLAGS, *sources, "-o", library, *link], check=True)
-    # Python and torch leak on purpose, and torch's own code throws across libraries.
+    # Leaks are not checked: Python and torch leak on purpose.
     env = dict(os.environ, LD_PRELOAD=asan.stdout.strip(), ASAN_OPTIONS="detect_leaks=0", OMP_NUM_THREADS="2")
     result = subprocess.run(
         [sys.executable, "-c", SANITIZED, library], env=env, capture_output=True, text=True, check=False
@@ -278,7 +283,7 @@ def cuda_tool(name):
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_gpu_kernels_are_lean(arch, tmp_path):
-    """Every kernel: no spills, few registers; those of vectors load and store 16 bytes at once."""
+    """No kernel spills or uses many registers, and the vectorized ones load and store 16 bytes at once."""
     nvcc, cuobjdump = shutil.which("nvcc"), cuda_tool("cuobjdump")
     if nvcc is None:
         pytest.skip("nvcc is not on PATH")
@@ -290,15 +295,15 @@ def test_gpu_kernels_are_lean(arch, tmp_path):
         [*command, str(ROOT / "csrc" / "cuda.cu"), "-o", str(cubin)], capture_output=True, text=True, check=True
     )
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", built.stderr)
-    kernels = 4 * (5 * 4 + 1) * 2  # dtypes x (operations in four phases each, and set_add) x (vectors, elements)
+    kernels = 4 * (5 * 4 + 1) * 2  # dtypes x (5 operations in 4 phases, set_add) x (vectorized or not)
     assert len(spills) == kernels
     assert set(spills) == {("0", "0", "0")}
     usage = subprocess.run([cuobjdump, "-res-usage", str(cubin)], capture_output=True, text=True, check=True).stdout
     registers = [int(r) for r in re.findall(r"REG:(\d+)", usage)]
     assert len(registers) == kernels
-    assert max(registers) <= 128  # two blocks of 256 threads on a multiprocessor at least
+    assert max(registers) <= 128  # at least two blocks of 256 threads per multiprocessor
 
-    # nvdisasm stands beside cuobjdump, which calls it.
+    # cuobjdump calls nvdisasm, which is in the same folder.
     path = f"{Path(cuobjdump).parent}{os.pathsep}{os.environ['PATH']}"
     sass = subprocess.run(
         [cuobjdump, "-sass", str(cubin)], env=dict(os.environ, PATH=path), capture_output=True, text=True, check=True
@@ -317,7 +322,7 @@ def test_gpu_kernels_are_lean(arch, tmp_path):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A folder in place of the installed package's, for the extension to be missing from."""
+    """An empty folder in place of the installed package's, so that the extension is missing."""
     monkeypatch.setattr(cpp, "_FOLDER", tmp_path)
     for cached in (cpp.load_error, cpp.build_report):
         cached.cache_clear()
@@ -347,7 +352,7 @@ def build(tmp_path, code="pass", **env):
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     (tmp_path / "README.md").touch()
     (tmp_path / "interconv_kernels").mkdir()
-    shutil.copy(ROOT / "interconv_kernels" / "__init__.py", tmp_path / "interconv_kernels")
+    shutil.copy(ROOT / "interconv_kernels" / "_version.py", tmp_path / "interconv_kernels")
     script = f"import sys, runpy; {code}; sys.argv = ['setup.py', 'build_ext', '--build-lib', 'built']; "
     result = subprocess.run(
         [sys.executable, "-c", script + "runpy.run_path('setup.py', run_name='__main__')"],

@@ -1,5 +1,6 @@
-"""The fused layers of backend "cpp" (csrc/pointwise.cpp for kernel 1, csrc/winograd.cpp for kernel 3): the oracle,
-islands, bits, memory around the tensors."""
+"""The fused layers of backend "cpp": csrc/pointwise*.cpp for 1x1 kernels, csrc/winograd*.cpp for 3x3 kernels.
+
+Agreement with the reference implementation, independence of sets, same bits, memory around the tensors."""
 
 import itertools
 
@@ -20,7 +21,7 @@ pytestmark = needs_extension
 formats = pytest.mark.parametrize("fmt", FORMATS)
 kernels = pytest.mark.parametrize("kernel", [1, 3])
 MASKS = list(itertools.product([False, True], repeat=3))
-# Channels that fill vectors, panels and blocks of the matrix product, and those that leave tails of all kinds.
+# Channels that fill the matrix product's vectors and blocks, and channels that leave remainders of all kinds.
 CHANNELS = [(1, 1), (3, 1), (1, 16), (16, 16), (23, 3), (3, 23), (64, 64), (33, 47), (137, 20), (16, 192), (192, 137)]
 SETS = {"ragged": [2, 1, 7, 3], "ones": [1, 1, 1], "one long": [64], "large and small": [1, 64, 2, 1], "longest": [150]}
 
@@ -53,6 +54,23 @@ def backward(case, g, need=(True, True, True), max_centered=None, sets=None):
 
 def everything(case, g):
     return [forward(case), *backward(case, g)]
+
+
+def rows_of(x, order):
+    return flat(x.contiguous(memory_format=order), order) if x.dim() == 4 else x[None]
+
+
+def raw_everything(case, g, max_centered, given=lambda x: x, made=torch.empty):
+    """What the raw ops compute, as rows: inputs as `given` returns them, outputs in the rows that `made` makes."""
+    sets, order, kernel = index(case.lengths), conv_of(case).fmt, case.weight.shape[2]
+    u, weight, bias, g_rows = (given(rows_of(x, order)) for x in (case.u, case.weight, case.bias, g))
+    outputs = [made(*x.shape) for x in (g_rows, u, weight, bias)]
+    settings = [sets.offsets, sets.set_ids, order == torch.channels_last]
+    settings += [*case.u.shape[2:], 1, 1] if kernel == 3 else []
+    name = "winograd" if kernel == 3 else "pointwise"
+    getattr(torch.ops.interconv_cpp, f"{name}_forward")(u, weight, bias, *settings, max_centered, outputs[0])
+    getattr(torch.ops.interconv_cpp, f"{name}_backward")(g_rows, u, weight, *settings, max_centered, *outputs[1:])
+    return outputs
 
 
 def make(kernel, lengths, channels, out_channels, size, fmt, **more):
@@ -95,9 +113,33 @@ def test_sets_of_any_size(kernel, fmt, lengths):
         assert worst(got, exact) < 1e-5
 
 
+@kernels
+@formats
+@pytest.mark.parametrize("max_centered", [1, 2, 8, 64])
+@pytest.mark.parametrize(("channels", "out_channels"), [(21, 18), (64, 64)])
+def test_any_set_may_be_centered_or_split(kernel, fmt, max_centered, channels, out_channels):
+    case, g = make(kernel, [1, 2, 3, 8, 9, 64, 65], channels, out_channels, (9, 7), fmt)
+    want = with_grads(oracle, case.to(torch.float64), g.double())
+    for got, exact in zip(raw_everything(case, g, max_centered), want, strict=True):
+        assert worst(got, rows_of(exact, conv_of(case).fmt)) < 1e-5
+
+
+@kernels
+@formats
+def test_sets_up_to_max_centered_are_centered(kernel, fmt):
+    """The algorithms round differently, so the bits of y and grad_u show which one was used."""
+    case, g = make(kernel, [5], 21, 18, (9, 7), fmt)
+    split, centered = (raw_everything(case, g, max_centered)[:2] for max_centered in (4, 5))
+    for a, b in zip(split, centered, strict=True):
+        assert not torch.equal(a, b)
+    for max_centered, want in ((1, split), (6, centered), (64, centered)):
+        for got, expected in zip(raw_everything(case, g, max_centered)[:2], want, strict=True):
+            assert torch.equal(got, expected)
+
+
 @formats
 def test_a_centered_set_that_is_too_wide_to_be_kept_packed(fmt):
-    """In pointwise.cpp, with planes of 256 channels and 16 samples."""
+    """In csrc/pointwise_layer.cpp, with planes of 256 channels and 16 samples."""
     case, g = make(1, [16, 2], 256, 256, (4, 5), fmt)
     want = with_grads(oracle, case.to(torch.float64), g.double())
     for got, exact in zip(everything(case, g), want, strict=True):
@@ -176,25 +218,18 @@ def test_small_maps_are_cut_for_many_threads_without_a_change_of_bits(fmt):
 @pytest.mark.parametrize(("channels", "out_channels"), CHANNELS)
 def test_nothing_around_the_tensors_is_read_or_written(kernel, fmt, offset, channels, out_channels):
     case, g = make(kernel, [2, 1, 4], channels, out_channels, (9, 11), fmt)
-    sets, order = index(case.lengths), conv_of(case).fmt
+    outputs = []
 
     def given(x):
-        return Guarded(*x.shape, torch.float32, offset, x)
+        return Guarded(*x.shape, torch.float32, offset, x).rows
 
     def made(rows, columns):
-        return Guarded(rows, columns, torch.float32, offset)
+        outputs.append(Guarded(rows, columns, torch.float32, offset))
+        return outputs[-1].rows
 
-    u, weight, bias, g_rows = (
-        given(x).rows for x in (flat(case.u, order), flat(case.weight, order), case.bias[None], flat(g, order))
-    )
-    index_ = (sets.offsets, sets.set_ids, order == torch.channels_last)
-    index_, name = (index_, "pointwise") if kernel == 1 else ((*index_, 9, 11, 1, 1), "winograd")
-    y, grad_u, grad_weight, grad_bias = (made(*x.shape) for x in (g_rows, u, weight, bias))
-    getattr(torch.ops.interconv_cpp, f"{name}_forward")(u, weight, bias, *index_, y.rows)
-    getattr(torch.ops.interconv_cpp, f"{name}_backward")(
-        g_rows, u, weight, *index_, grad_u.rows, grad_weight.rows, grad_bias.rows
-    )
-    for got in (y, grad_u, grad_weight, grad_bias):
+    for max_centered in (1, 3):
+        raw_everything(case, g, max_centered, given, made)
+    for got in outputs:
         got.check()
 
 
@@ -244,7 +279,7 @@ def test_an_empty_set_is_passed_over(kernel, fmt):
 
 def test_what_does_not_fit_is_refused():
     sets = index([2, 1])
-    raw, settings = torch.ops.interconv_cpp.pointwise_forward, (sets.offsets, sets.set_ids, False)
+    raw, settings = torch.ops.interconv_cpp.pointwise_forward, (sets.offsets, sets.set_ids, False, 1)
     u, weight, out = torch.ones(3, 12), torch.ones(5, 6), torch.ones(3, 20)
     with pytest.raises(RuntimeError, match=r"out is \[3, 12\]: expected \[3, 20\]"):
         raw(u, weight, None, *settings, u)
@@ -252,13 +287,17 @@ def test_what_does_not_fit_is_refused():
         raw(u.new_ones(3, 10), weight, None, *settings, out)
     with pytest.raises(RuntimeError, match="expected float32"):
         raw(u.double(), weight.double(), None, *settings, out.double())
-    raw = torch.ops.interconv_cpp.winograd_forward
+    with pytest.raises(RuntimeError, match="max_centered = 0: expected at least 1"):
+        raw(u, weight, None, *settings[:-1], 0, out)
+    raw, settings = torch.ops.interconv_cpp.winograd_forward, settings[:-1]
     weight = torch.ones(5, 54)
     with pytest.raises(RuntimeError, match=r"weight is \[Co, 53\]: expected \[Co, 2C 9\]"):
-        raw(u, weight[:, 1:].contiguous(), None, *settings, 2, 2, 1, 1, out)
+        raw(u, weight[:, 1:].contiguous(), None, *settings, 2, 2, 1, 1, 8, out)
     with pytest.raises(RuntimeError, match=r"padding \(1, 3\): expected 0, 1 or 2"):
-        raw(u, weight, None, *settings, 2, 2, 1, 3, out)
+        raw(u, weight, None, *settings, 2, 2, 1, 3, 8, out)
     with pytest.raises(RuntimeError, match="2 x 2: too small for a 3x3 kernel"):
-        raw(u, weight, None, *settings, 2, 2, 0, 1, out)
+        raw(u, weight, None, *settings, 2, 2, 0, 1, 8, out)
     with pytest.raises(RuntimeError, match=r"u is \[3, 12\]: expected \[3, 18\]"):
-        raw(u, weight, None, *settings, 2, 3, 1, 1, out)
+        raw(u, weight, None, *settings, 2, 3, 1, 1, 8, out)
+    with pytest.raises(RuntimeError, match="max_centered = -1: expected at least 1"):
+        raw(u, weight, None, *settings, 2, 2, 1, 1, -1, out)
