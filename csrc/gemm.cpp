@@ -98,6 +98,18 @@ IK_MULTIVERSIONED void divide(int64_t n, float divisor, float* x) {
   for (int64_t i = 0; i < n; ++i) x[i] /= divisor;
 }
 
+IK_MULTIVERSIONED void leaky_relu(int64_t n, float slope, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = y[i] < 0 ? slope * y[i] : y[i];
+}
+
+IK_MULTIVERSIONED void leaky_relu_tile(int64_t rows, int64_t columns, const float* slopes, float* y, int64_t y_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = y + r * y_stride;
+#pragma GCC ivdep
+    for (int64_t c = 0; c < columns; ++c) row[c] = row[c] < 0 ? slopes[c] * row[c] : row[c];
+  }
+}
+
 IK_MULTIVERSIONED void add_tile(int64_t rows, int64_t columns, const float* x, int64_t x_stride, float* y,
                                 int64_t y_stride) {
   for (int64_t r = 0; r < rows; ++r) {

@@ -51,6 +51,12 @@ void axpy(int64_t n, float alpha, const float* x, float* y);
 // x [n] /= divisor.
 void divide(int64_t n, float divisor, float* x);
 
+// y [n] = slope * y where y < 0.
+void leaky_relu(int64_t n, float slope, float* y);
+
+// y [rows, columns] = slopes * y where y < 0, with a slope for each column.
+void leaky_relu_tile(int64_t rows, int64_t columns, const float* slopes, float* y, int64_t y_stride);
+
 // y [rows, columns] += x.
 void add_tile(int64_t rows, int64_t columns, const float* x, int64_t x_stride, float* y, int64_t y_stride);
 

@@ -69,12 +69,12 @@ struct PixelLayout {
   }
 };
 
-// y_i = own x_i + (set s + bias).
+// y_i = own x_i + (set s + bias), and slope * y_i where that is negative, if there is a slope.
 class PointwiseLayer {
  public:
-  // The weight [Co, 2C], or with `transposed` both of its halves transposed; bias [out] or null.
+  // The weight [Co, 2C], or with `transposed` both of its halves transposed; bias and slope: [out] or null.
   PointwiseLayer(PixelLayout layout, const float* weight, int64_t co, int64_t c, bool transposed, const float* bias,
-                 int64_t max_centered);
+                 const float* slope, int64_t max_centered);
 
   void run(const float* x, float* y, const Tiles& tiles) const;
 
@@ -83,9 +83,11 @@ class PointwiseLayer {
   void run_channels_last(const float* x, float* y, const Tile& tile, float* scratch) const;
   void run_nchw(const float* x, float* y, const Tile& tile, float* scratch) const;
   void uncenter(float* y, const Tile& tile, int64_t rows, int64_t n, int64_t stride) const;
+  void activate(float* y, const Tile& tile) const;
 
   PixelLayout layout_;
   int64_t in_, out_, max_centered_;
+  const float* slope_;
   Buffer own_, set_, sum_, bias_;  // weights in the layout of a product's factor; sum = own + set
 };
 

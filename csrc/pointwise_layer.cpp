@@ -10,11 +10,12 @@ constexpr int64_t kMaxPackedFloats = 2 * Tiles::kFloats;
 }  // namespace
 
 PointwiseLayer::PointwiseLayer(PixelLayout layout, const float* weight, int64_t co, int64_t c, bool transposed,
-                               const float* bias, int64_t max_centered)
+                               const float* bias, const float* slope, int64_t max_centered)
     : layout_(layout),
       in_(transposed ? co : c),
       out_(transposed ? c : co),
       max_centered_(max_centered),
+      slope_(slope),
       bias_(allocate_zeros(round_up(out_))) {
   if (bias) std::copy_n(bias, out_, bias_.get());
   const int64_t out_stride = transposed ? 1 : 2 * c, in_stride = transposed ? 2 * c : 1;
@@ -39,7 +40,9 @@ int64_t PointwiseLayer::scratch_numel() const {
 
 void PointwiseLayer::run(const float* x, float* y, const Tiles& tiles) const {
   for_tasks(tiles.count(), scratch_numel(), [&](int64_t i, float* scratch) {
-    layout_.channels_last ? run_channels_last(x, y, tiles[i], scratch) : run_nchw(x, y, tiles[i], scratch);
+    const Tile tile = tiles[i];
+    layout_.channels_last ? run_channels_last(x, y, tile, scratch) : run_nchw(x, y, tile, scratch);
+    if (slope_) activate(y, tile);  // in the cache still
   });
 }
 
@@ -133,6 +136,17 @@ void PointwiseLayer::uncenter(float* y, const Tile& tile, int64_t rows, int64_t 
     const auto y_of = [&](int64_t i) { return y + layout_.offset_of(i, out_, tile.first) + r * stride; };
     for (int64_t i = tile.set.begin; i < last; ++i) axpy(n, scale, y_of(i), y_of(last));
     for (int64_t i = tile.set.begin; i < last; ++i) axpy(n, 1, y_of(last), y_of(i));
+  }
+}
+
+void PointwiseLayer::activate(float* y, const Tile& tile) const {
+  for (int64_t i = tile.set.begin; i < tile.set.end; ++i) {
+    float* sample = y + layout_.offset_of(i, out_, tile.first);
+    if (layout_.channels_last) {
+      leaky_relu_tile(tile.n, out_, slope_, sample, out_);
+    } else {
+      for (int64_t o = 0; o < out_; ++o) leaky_relu(tile.n, slope_[o], sample + o * layout_.pixels);
+    }
   }
 }
 

@@ -22,15 +22,16 @@ struct LayerShape {
   }
 };
 
-void pointwise_forward(const Tensor u, const Tensor weight, const std::optional<Tensor> bias, const Tensor offsets,
-                       const Tensor set_ids, bool channels_last, int64_t max_centered, Tensor out) {
+void pointwise_forward(const Tensor u, const Tensor weight, const std::optional<Tensor> bias,
+                       const std::optional<Tensor> slope, const Tensor offsets, const Tensor set_ids,
+                       bool channels_last, int64_t max_centered, Tensor out) {
   check_fused(u, max_centered);
   const SetIndex sets = index_of(offsets, set_ids, u);
   const LayerShape shape(u, weight, sets, channels_last);
   check(out, "out", sets.num_rows, shape.co * shape.layout.pixels, u);
-  if (bias) check(*bias, "bias", 1, shape.co, u);
   const PointwiseLayer layer(shape.layout, input<float>(weight), shape.co, shape.c, false,
-                             bias ? input<float>(*bias) : nullptr, max_centered);
+                             optional_row(bias, "bias", shape.co, u), optional_row(slope, "slope", shape.co, u),
+                             max_centered);
   layer.run(input<float>(u), output<float>(out), Tiles(sets, shape.layout.pixels, shape.c + shape.co));
 }
 
@@ -49,7 +50,7 @@ void pointwise_backward(const Tensor g, const Tensor u, const Tensor weight, con
   const Tiles tiles(sets, layout.pixels, c + co);
   const float *g_in = input<float>(g), *u_in = input<float>(u);
   if (grad_u) {
-    const PointwiseLayer layer(layout, input<float>(weight), co, c, true, nullptr, max_centered);
+    const PointwiseLayer layer(layout, input<float>(weight), co, c, true, nullptr, nullptr, max_centered);
     layer.run(g_in, output<float>(*grad_u), tiles);
   }
   if (!grad_weight && !grad_bias) return;

@@ -14,13 +14,15 @@ STABLE_TORCH_LIBRARY(interconv_cpp, m) {
       "-> ()");
   m.def("uncenter(Tensor mean, Tensor deviations, Tensor offsets, Tensor set_ids, Tensor(a!) out) -> ()");
   m.def(
-      "pointwise_forward(Tensor u, Tensor weight, Tensor? bias, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "pointwise_forward(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, Tensor offsets, Tensor set_ids, bool "
+      "channels_last, "
       "int max_centered, Tensor(a!) out) -> ()");
   m.def(
       "pointwise_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "
       "int max_centered, Tensor(a!)? grad_u, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias) -> ()");
   m.def(
-      "winograd_forward(Tensor u, Tensor weight, Tensor? bias, Tensor offsets, Tensor set_ids, bool channels_last, "
+      "winograd_forward(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, Tensor offsets, Tensor set_ids, bool "
+      "channels_last, "
       "int height, int width, int pad_h, int pad_w, int max_centered, Tensor(a!) out) -> ()");
   m.def(
       "winograd_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "

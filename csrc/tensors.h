@@ -48,6 +48,14 @@ inline SetIndex index_of(const Tensor& offsets, const Tensor& set_ids, const Ten
   return {input<int32_t>(offsets), input<int32_t>(set_ids), offsets.size(0) - 1, set_ids.size(0)};
 }
 
+// The values of a row [1, columns] that a caller may leave out: null without it.
+inline const float* optional_row(const std::optional<Tensor>& x, const char* name, int64_t columns,
+                                 const Tensor& like) {
+  if (!x) return nullptr;
+  check(*x, name, 1, columns, like);
+  return input<float>(*x);
+}
+
 // What the fused layers have in common.
 inline void check_fused(const Tensor& u, int64_t max_centered) {
   STD_TORCH_CHECK(u.scalar_type() == ScalarType::Float, "dtype number ", static_cast<int>(u.scalar_type()),

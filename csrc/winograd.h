@@ -84,11 +84,12 @@ struct Padding {
   int64_t h, w;
 };
 
-// y_i = own * x_i + (set * s + bias).
+// y_i = own * x_i + (set * s + bias), and slope * y_i where that is negative, if there is a slope.
 class WinogradLayer {
  public:
   WinogradLayer(const ImageLayout& in, const ImageLayout& out, Padding padding, const KernelView& own,
-                const KernelView& set, const float* bias, const SetIndex& sets, int64_t max_centered);
+                const KernelView& set, const float* bias, const float* slope, const SetIndex& sets,
+                int64_t max_centered);
 
   void run(const float* x, float* y, const Regions& regions) const;
 
@@ -99,8 +100,8 @@ class WinogradLayer {
 
   ImageLayout in_, out_;
   Padding padding_;
-  int64_t max_centered_;           // at most the size of the largest set: scratch memory grows with it
-  Buffer own_, set_, sum_, bias_;  // transformed kernels; sum = own + set. Those that no set needs are null.
+  int64_t max_centered_;                   // at most the size of the largest set: scratch memory grows with it
+  Buffer own_, set_, sum_, bias_, slope_;  // transformed kernels; sum = own + set. Those that no set needs are null.
 };
 
 // Sums over a chunk of regions from which the gradients of weight and bias follow: dU [2, 16, C, padded Co], and

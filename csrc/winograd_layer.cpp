@@ -27,11 +27,16 @@ Buffer transform_weight(const KernelView& w, const KernelView* added, int64_t ou
 }  // namespace
 
 WinogradLayer::WinogradLayer(const ImageLayout& in, const ImageLayout& out, Padding padding, const KernelView& own,
-                             const KernelView& set, const float* bias, const SetIndex& sets, int64_t max_centered)
+                             const KernelView& set, const float* bias, const float* slope, const SetIndex& sets,
+                             int64_t max_centered)
     : in_(in), out_(out), padding_(padding), bias_(allocate_zeros(out.padded_channels())) {
   const SetSizes sizes(sets);
   max_centered_ = std::min(max_centered, std::max<int64_t>(sizes.max, 1));
   if (bias) std::copy_n(bias, out.channels, bias_.get());
+  if (slope) {
+    slope_ = allocate_zeros(out.padded_channels());
+    std::copy_n(slope, out.channels, slope_.get());
+  }
   if (sizes.min <= max_centered) sum_ = transform_weight(own, &set, out.channels, in.channels);
   if (sizes.max > 1) own_ = transform_weight(own, nullptr, out.channels, in.channels);
   if (sizes.max > max_centered) set_ = transform_weight(set, nullptr, out.channels, in.channels);
@@ -112,7 +117,9 @@ class WinogradLayer::RegionTask {
          2 * region_.column - layer_.padding_.w, 2 * region_.rows + 2, 2 * region_.columns + 2, packed, scratch_);
   }
 
-  void write(int64_t i, const float* pixels) const {
+  void write(int64_t i, float* pixels) const {
+    const int64_t channels = out_.padded_channels();
+    if (layer_.slope_) leaky_relu_tile(4 * tiles_, channels, layer_.slope_.get(), pixels, channels);
     unpack(out_, y_ + (region_.set.begin + i) * out_.numel(), 2 * region_.row, 2 * region_.column, 2 * region_.rows,
            2 * region_.columns, pixels, scratch_);
   }

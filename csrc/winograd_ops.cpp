@@ -44,12 +44,13 @@ struct LayerShape {
     w = channels_last ? KernelView{data, 18 * c, 1, 2 * c} : KernelView{data, 18 * c, 9, 1};
   }
 
-  WinogradLayer forward(const float* bias, const SetIndex& sets, int64_t max_centered) const {
-    return {u, y, padding, half(0), half(1), bias, sets, max_centered};
+  WinogradLayer forward(const float* bias, const float* slope, const SetIndex& sets, int64_t max_centered) const {
+    return {u, y, padding, half(0), half(1), bias, slope, sets, max_centered};
   }
 
   WinogradLayer backward(const SetIndex& sets, int64_t max_centered) const {
-    return {y, u, {2 - padding.h, 2 - padding.w}, flipped(half(0)), flipped(half(1)), nullptr, sets, max_centered};
+    return {y,    u,           {2 - padding.h, 2 - padding.w}, flipped(half(0)), flipped(half(1)), nullptr, nullptr,
+            sets, max_centered};
   }
 
  private:
@@ -62,15 +63,16 @@ struct LayerShape {
   }
 };
 
-void winograd_forward(const Tensor u, const Tensor weight, const std::optional<Tensor> bias, const Tensor offsets,
-                      const Tensor set_ids, bool channels_last, int64_t height, int64_t width, int64_t pad_h,
-                      int64_t pad_w, int64_t max_centered, Tensor out) {
+void winograd_forward(const Tensor u, const Tensor weight, const std::optional<Tensor> bias,
+                      const std::optional<Tensor> slope, const Tensor offsets, const Tensor set_ids, bool channels_last,
+                      int64_t height, int64_t width, int64_t pad_h, int64_t pad_w, int64_t max_centered, Tensor out) {
   check_fused(u, max_centered);
   const SetIndex sets = index_of(offsets, set_ids, u);
   const LayerShape shape(u, weight, sets, channels_last, height, width, {pad_h, pad_w});
   check(out, "out", sets.num_rows, shape.y.numel(), u);
-  if (bias) check(*bias, "bias", 1, shape.y.channels, u);
-  const WinogradLayer layer = shape.forward(bias ? input<float>(*bias) : nullptr, sets, max_centered);
+  const int64_t channels = shape.y.channels;
+  const WinogradLayer layer = shape.forward(optional_row(bias, "bias", channels, u),
+                                            optional_row(slope, "slope", channels, u), sets, max_centered);
   const Regions regions(sets, shape.y, region_tiles_for_threads(sets, shape.u, shape.y));
   layer.run(input<float>(u), output<float>(out), regions);
 }

@@ -60,15 +60,16 @@ def rows_of(x, order):
     return flat(x.contiguous(memory_format=order), order) if x.dim() == 4 else x[None]
 
 
-def raw_everything(case, g, max_centered, given=lambda x: x, made=torch.empty):
+def raw_everything(case, g, max_centered, given=lambda x: x, made=torch.empty, slope=None):
     """What the raw ops compute, as rows: inputs as `given` returns them, outputs in the rows that `made` makes."""
     sets, order, kernel = index(case.lengths), conv_of(case).fmt, case.weight.shape[2]
     u, weight, bias, g_rows = (given(rows_of(x, order)) for x in (case.u, case.weight, case.bias, g))
+    slope = None if slope is None else given(rows_of(slope, order))
     outputs = [made(*x.shape) for x in (g_rows, u, weight, bias)]
     settings = [sets.offsets, sets.set_ids, order == torch.channels_last]
     settings += [*case.u.shape[2:], 1, 1] if kernel == 3 else []
     name = "winograd" if kernel == 3 else "pointwise"
-    getattr(torch.ops.interconv_cpp, f"{name}_forward")(u, weight, bias, *settings, max_centered, outputs[0])
+    getattr(torch.ops.interconv_cpp, f"{name}_forward")(u, weight, bias, slope, *settings, max_centered, outputs[0])
     getattr(torch.ops.interconv_cpp, f"{name}_backward")(g_rows, u, weight, *settings, max_centered, *outputs[1:])
     return outputs
 
@@ -228,7 +229,7 @@ def test_nothing_around_the_tensors_is_read_or_written(kernel, fmt, offset, chan
         return outputs[-1].rows
 
     for max_centered in (1, 3):
-        raw_everything(case, g, max_centered, given, made)
+        raw_everything(case, g, max_centered, given, made, slope=torch.ones(out_channels))
     for got in outputs:
         got.check()
 
@@ -282,22 +283,45 @@ def test_what_does_not_fit_is_refused():
     raw, settings = torch.ops.interconv_cpp.pointwise_forward, (sets.offsets, sets.set_ids, False, 1)
     u, weight, out = torch.ones(3, 12), torch.ones(5, 6), torch.ones(3, 20)
     with pytest.raises(RuntimeError, match=r"out is \[3, 12\]: expected \[3, 20\]"):
-        raw(u, weight, None, *settings, u)
+        raw(u, weight, None, None, *settings, u)
     with pytest.raises(RuntimeError, match=r"weight is \[Co, 6\], u \[N, 10\]: expected \[Co, 2C\] and \[N, C P\]"):
-        raw(u.new_ones(3, 10), weight, None, *settings, out)
+        raw(u.new_ones(3, 10), weight, None, None, *settings, out)
     with pytest.raises(RuntimeError, match="expected float32"):
-        raw(u.double(), weight.double(), None, *settings, out.double())
+        raw(u.double(), weight.double(), None, None, *settings, out.double())
     with pytest.raises(RuntimeError, match="max_centered = 0: expected at least 1"):
-        raw(u, weight, None, *settings[:-1], 0, out)
+        raw(u, weight, None, None, *settings[:-1], 0, out)
     raw, settings = torch.ops.interconv_cpp.winograd_forward, settings[:-1]
     weight = torch.ones(5, 54)
     with pytest.raises(RuntimeError, match=r"weight is \[Co, 53\]: expected \[Co, 2C 9\]"):
-        raw(u, weight[:, 1:].contiguous(), None, *settings, 2, 2, 1, 1, 8, out)
+        raw(u, weight[:, 1:].contiguous(), None, None, *settings, 2, 2, 1, 1, 8, out)
     with pytest.raises(RuntimeError, match=r"padding \(1, 3\): expected 0, 1 or 2"):
-        raw(u, weight, None, *settings, 2, 2, 1, 3, 8, out)
+        raw(u, weight, None, None, *settings, 2, 2, 1, 3, 8, out)
     with pytest.raises(RuntimeError, match="2 x 2: too small for a 3x3 kernel"):
-        raw(u, weight, None, *settings, 2, 2, 0, 1, 8, out)
+        raw(u, weight, None, None, *settings, 2, 2, 0, 1, 8, out)
     with pytest.raises(RuntimeError, match=r"u is \[3, 12\]: expected \[3, 18\]"):
-        raw(u, weight, None, *settings, 2, 3, 1, 1, 8, out)
+        raw(u, weight, None, None, *settings, 2, 3, 1, 1, 8, out)
     with pytest.raises(RuntimeError, match="max_centered = -1: expected at least 1"):
-        raw(u, weight, None, *settings, 2, 2, 1, 1, -1, out)
+        raw(u, weight, None, None, *settings, 2, 2, 1, 1, -1, out)
+
+
+@kernels
+@formats
+@pytest.mark.parametrize("max_centered", [1, 64])
+@pytest.mark.parametrize(("channels", "out_channels"), [(5, 1), (16, 16), (9, 23), (33, 47)])
+def test_the_activation_is_applied_to_the_result(kernel, fmt, max_centered, channels, out_channels):
+    case, _ = make(kernel, [2, 1, 7], channels, out_channels, (9, 11), fmt)
+    slope = torch.linspace(-1, 2, out_channels)
+    y = forward(case, max_centered)
+    want = torch.where(y < 0, y * slope.view(1, -1, 1, 1), y)
+    assert torch.equal(forward(case, max_centered, slope=slope), want)
+    case.u[0, 0, 0, 0] = torch.nan
+    assert forward(case, max_centered, slope=slope).isnan().sum() == forward(case, max_centered).isnan().sum() > 0
+
+
+def test_a_slope_that_does_not_fit_is_refused():
+    sets = index([2, 1])
+    settings = (sets.offsets, sets.set_ids, False, 1, torch.ones(3, 20))
+    with pytest.raises(RuntimeError, match=r"slope is \[1, 4\]: expected \[1, 5\]"):
+        torch.ops.interconv_cpp.pointwise_forward(
+            torch.ones(3, 12), torch.ones(5, 6), None, torch.ones(1, 4), *settings
+        )

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...activation import leaky_relu_
 from ...convolution import Conv
 from ...layout import flat
 from ...sets import SetIndex
@@ -48,11 +47,11 @@ def forward(
 ) -> Tensor:
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     out = torch.empty((u.shape[0], weight.shape[0], *size), memory_format=conv.fmt)
-    bias_row = None if bias is None else bias.unsqueeze(0)
-    inputs = (flat(u, conv.fmt), flat(weight, conv.fmt), bias_row, sets.offsets, sets.set_ids)
+    bias_row, slope_row = (None if x is None else x.unsqueeze(0) for x in (bias, slope))
+    inputs = (flat(u, conv.fmt), flat(weight, conv.fmt), bias_row, slope_row, sets.offsets, sets.set_ids)
     op = _ops.pointwise_forward if conv.is_pointwise(weight) else _ops.winograd_forward
     op(*inputs, *_geometry(conv, u, weight), max_centered, flat(out, conv.fmt))
-    return leaky_relu_(out, slope)
+    return out
 
 
 def backward(
