@@ -44,11 +44,11 @@ bench: $(READY) ## the paper's layers against eager torch (half an hour on 2 cor
 	$(BIN)/python -m benchmarks run --suite paper $(ARGS)
 
 bench-smoke: $(READY) ## do the benchmarks work? Tiny shapes, whose times mean nothing (2 minutes on 2 cores)
-	$(BIN)/python -m benchmarks run --suite smoke --direction fwd bwd both --repeats 2 $(ARGS)
+	$(BIN)/python -m benchmarks run --suite smoke --directions fwd bwd both --repeats 2 $(ARGS)
 
-gpu-table: $(READY) ## docs/gpu.md anew: machine code by the installed triton, and predictions (3 minutes on 2 cores)
-	$(BIN)/python -m benchmarks machine-code --write docs/gpu.md
-	$(BIN)/python -m benchmarks predict --write docs/gpu.md
+gpu-table: $(READY) ## write the tables of docs/internals/gpu-tables.md: machine code of the installed triton, and predictions (3 minutes on 2 cores)
+	$(BIN)/python -m benchmarks machine-code --write docs/internals/gpu-tables.md
+	$(BIN)/python -m benchmarks predict --write docs/internals/gpu-tables.md
 
 $(NEWEST_TRITON): $(READY)
 	rm -rf $@

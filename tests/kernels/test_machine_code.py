@@ -13,17 +13,17 @@ pytest.importorskip("triton", reason="triton has no wheel for this platform")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("triton interprets its kernels in this process: there is no machine code", allow_module_level=True)
 
-from benchmarks import machine_code, offline, predict
 from benchmarks.document import difference, read_section, write_section
-from benchmarks.offline import CHIPS, Code
+from benchmarks.gpu import machine_code, offline, predict
+from benchmarks.gpu.offline import CHIPS, Code
 from interconv_kernels._backends.triton.configs import TILES, Tile
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/gpu.md"
 
 
-def run(module, *arguments, **environment):
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", "benchmarks", *arguments]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
@@ -36,7 +36,7 @@ def code(registers=32, spills="", shared=0, tensor_memory=0, warps=4, **instruct
 
 
 def test_every_kernel_is_lean_and_as_documented(tmp_path):
-    checked = run("machine_code", "--check", str(DOCUMENT), TRITON_CACHE_DIR=str(tmp_path))
+    checked = run("machine-code", "--check", str(DOCUMENT), TRITON_CACHE_DIR=str(tmp_path))
     assert checked.returncode == 0, checked.stderr
 
 
@@ -58,23 +58,23 @@ def test_a_tile_that_spills_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tile = Tile("conv", 16, True, 256, 128, 32, 4, 3, "256 sums a thread")
     chip = CHIPS["sm_80"]
-    case = machine_code.Case("spilling", machine_code.tile_launch(tile, torch.bfloat16, 128), "16-bit")
+    case = machine_code.KernelCase("spilling", machine_code.tile_launch(tile, torch.bfloat16, 128), "16-bit")
     [launch] = offline.record(chip, case.work)
     [fault] = machine_code.faults(case, chip, offline.compile_for(chip, launch))
-    assert re.fullmatch(r"it spills: \d+ bytes of stack memory", fault)
+    assert re.fullmatch(r"spills \d+ bytes of stack memory", fault)
 
 
 def test_faults_are_named():
     sm_90, work = CHIPS["sm_90"], list
-    product = machine_code.Case("", work, "16-bit", bulk_copies=True)
+    product = machine_code.KernelCase("", work, "16-bit", bulk_copies=True)
     assert machine_code.faults(product, sm_90, code(wgmma=4, bulk=7)) == []
     assert machine_code.faults(product, sm_90, code(mma=4)) == ["no wgmma instruction", "no bulk copy"]
     assert machine_code.faults(product, sm_90, code(wgmma=4, bulk=7, shared=228 * 1024)) == [
-        "233472 bytes of shared memory: a program has at most 232448"
+        "233472 bytes of shared memory, expected at most 232448"
     ]
-    rounded = machine_code.faults(machine_code.Case("", work, "ieee"), sm_90, code(wgmma=1))
-    assert rounded == ["wgmma instructions: NVIDIA's tensor cores round float32"]
-    assert machine_code.faults(machine_code.Case("", work), sm_90, code(load128=1)) == ["no store128"]
+    rounded = machine_code.faults(machine_code.KernelCase("", work, "ieee"), sm_90, code(wgmma=1))
+    assert rounded == ["wgmma instructions, which round float32"]
+    assert machine_code.faults(machine_code.KernelCase("", work), sm_90, code(load128=1)) == ["no store128"]
 
 
 def test_parsing_of_resources():
