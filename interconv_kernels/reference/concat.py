@@ -94,10 +94,11 @@ class ConcatInterConv2d(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         self.conv = nn.Conv2d(2 * in_channels, out_channels, kernel_size, stride, 0, dilation, bias=bias, **options)
         self.padding = padding
+        self.activation: nn.Module | None = None
 
     @classmethod
     def from_layer(cls, layer: InterConv2d) -> ConcatInterConv2d:
-        """The same layer in plain torch, with the same parameters (shared, not copied).
+        """The same layer in plain torch, with the same parameters and activation (shared, not copied).
 
         Args:
             layer: an `InterConv2d`.
@@ -106,6 +107,7 @@ class ConcatInterConv2d(nn.Module):
         shape = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         made = cls(*shape, **options)
         made.conv.weight, made.conv.bias = layer.weight, layer.bias
+        made.activation = layer.activation
         return made
 
     def forward(self, u: Tensor, sets: SetsLike | None = None) -> Tensor:
@@ -123,4 +125,5 @@ class ConcatInterConv2d(nn.Module):
             raise ValueError(f"u has shape {tuple(u.shape)} and sets is None: expected sets, or a `use_sets` block")
         lengths = as_sets(sets, u.shape[0], u.device).lengths
         conv = self.conv
-        return concat_interconv2d(u, conv.weight, conv.bias, lengths, conv.stride, self.padding, conv.dilation)  # type: ignore[arg-type]
+        y = concat_interconv2d(u, conv.weight, conv.bias, lengths, conv.stride, self.padding, conv.dilation)  # type: ignore[arg-type]
+        return y if self.activation is None else self.activation(y)

@@ -130,7 +130,8 @@ class NaiveLayer(nn.Module):
             s = sum(samples) / len(samples)
             c = torch.stack([torch.cat([sample, s]) for sample in samples])
             results.append(F.conv2d(c, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation))
-        return torch.cat(results)
+        y = torch.cat(results)
+        return y if layer.activation is None else layer.activation(y)
 
 
 @each_interconv

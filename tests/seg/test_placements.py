@@ -36,7 +36,7 @@ def changed_baseline(family, interconv):
     replaced, appended_to, kernel_size = PATTERNS[family]
     body = small(family, None).body
     if interconv == "replace":
-        return ik.replace_with_interconv(body, replaced, keep_outputs=False)
+        return ik.replace_with_interconv(body, replaced, keep_outputs=False, merge_activations=family != "nnunet")
     return ik.append_interconv(body, appended_to, kernel_size, keep_outputs=False)
 
 
@@ -104,3 +104,19 @@ def test_replace_leaves_nnunets_heads_and_transposed_convolutions_alone():
     assert body.encoder[1][0].conv.stride == (2, 2)
     assert {kind for name, kind in kinds.items() if name.startswith("heads")} == {nn.Conv2d}
     assert {kind for name, kind in kinds.items() if name.startswith("ups")} == {nn.ConvTranspose2d}
+
+
+@pytest.mark.parametrize("family", ["simpleunet", "scribbleprompt"])
+def test_checkpoints_with_separate_activations_load(family):
+    """Layers apply their PReLU themselves; older checkpoints have it as a module of its own."""
+    network = small(family, "replace").eval()
+    for module in network.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight)
+    state = {name.replace(".0.activation.", ".1."): x for name, x in network.state_dict().items()}
+    assert not any("activation" in name for name in state)
+    loaded = small(family, "replace").eval()
+    loaded.load_state_dict(state)
+    x = torch.randn(3, 2, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, [1, 2]), network(x, [1, 2]))

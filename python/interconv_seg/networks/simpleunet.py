@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import interconv_kernels as ik
 
 from .base import Body, LayerFactory, check_positive_int
 
@@ -49,13 +53,25 @@ class SimpleUNet(Body):
         check_positive_int("features", features)
 
         def step(in_channels: int, make: LayerFactory = conv) -> nn.Sequential:
-            return nn.Sequential(make(in_channels, features, kernel_size=3, padding=1), nn.PReLU())
+            layer, activation = make(in_channels, features, kernel_size=3, padding=1), nn.PReLU()
+            if not isinstance(layer, ik.InterConv2d):
+                return nn.Sequential(layer, activation)
+            layer.activation = activation  # applied by the layer's own kernels
+            return nn.Sequential(layer, nn.Identity())
 
         self.first = step(in_channels, first_conv)
         self.encoder = nn.ModuleList(step(features) for _ in range(STEPS))
         self.bottom = step(features)
         self.decoder = nn.ModuleList(step(2 * features) for _ in range(STEPS - 1))
         self.last = conv(2 * features, classes, kernel_size=3, padding=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Accepts checkpoints in which each PReLU is a module of its own beside its InterConv layer."""
+        for name, _ in self.named_parameters():
+            separate = prefix + name.replace(".0.activation.", ".1.")
+            if prefix + name != separate and separate in state_dict:
+                state_dict[prefix + name] = state_dict.pop(separate)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
