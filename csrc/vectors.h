@@ -100,11 +100,13 @@ struct ConcatRows {
   // Calls f(j, offset, count) for each run of columns c+j ... c+j+count-1 that are contiguous at `offset` of a row.
   template <class F>
   IK_INLINE void for_each_run(int64_t c, int n, const F& f) const {
+    int64_t offset = offset_of(c), left = inner - c % inner;  // of the block
     for (int j = 0; j < n;) {
-      const int64_t left = inner - (c + j) % inner;
       const int count = left < n - j ? static_cast<int>(left) : n - j;
-      f(j, offset_of(c + j), count);
+      f(j, offset, count);
       j += count;
+      offset += count + inner;  // skips the other half's block
+      left = inner;
     }
   }
 };
