@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ import interconv_kernels as ik
 from interconv_kernels.reference import concat_interconv2d
 
 from .suites import Case, is_ragged
+
+if TYPE_CHECKING:  # older revisions, which `compare` measures, do not have it
+    from interconv_kernels.typing import Algorithm
 
 Implementation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
@@ -36,7 +39,12 @@ SPLIT = ("eager-split", "loop-split")
 FOR_EQUAL_SETS = ("concat", "compiled-concat", "eager-split")
 FOR_RAGGED_SETS = ("loop-concat", "loop-split", "padded-concat")
 OURS = "ours"
-OUR_ALGORITHMS = tuple(f"{OURS}-{name}" for name in ("split", "centered", "fused", "concat"))
+OUR_ALGORITHMS: dict[str, Algorithm] = {
+    "ours-split": "split",
+    "ours-centered": "centered",
+    "ours-fused": "fused",
+    "ours-concat": "concat",
+}
 DEFAULT_IMPLEMENTATIONS = (OURS, *FOR_EQUAL_SETS, *FOR_RAGGED_SETS)
 ALL_IMPLEMENTATIONS = (*DEFAULT_IMPLEMENTATIONS, *OUR_ALGORITHMS)
 
@@ -57,7 +65,7 @@ def make_implementations(
         device: of the tensors that they will be called with.
         names: of ALL_IMPLEMENTATIONS.
     """
-    torch.compiler.reset()  # otherwise torch would stop to compile after eight shapes
+    torch.compiler.reset()  # otherwise torch stops compiling after eight shapes
     baselines = FOR_RAGGED_SETS if is_ragged(case.lengths) else FOR_EQUAL_SETS
     return {
         name: _make(name, case, memory_format == "channels_last", device)
@@ -82,8 +90,7 @@ def _make(name: str, case: Case, channels_last: bool, device: torch.device) -> I
     if name == "padded-concat":
         return padded_concat(lengths, stride, channels_last, device)
     sets = ik.Sets.from_lengths(lengths, device=device)  # made once, as a network does for each batch
-    algorithm = "auto" if name == OURS else name.removeprefix(f"{OURS}-")
-    return partial(ik.interconv2d, sets=sets, stride=stride, algorithm=algorithm)  # type: ignore[arg-type]
+    return partial(ik.interconv2d, sets=sets, stride=stride, algorithm=OUR_ALGORITHMS.get(name, "auto"))
 
 
 def eager_split(u: Tensor, weight: Tensor, bias: Tensor, size: int, stride: int, channels_last: bool) -> Tensor:

@@ -5,11 +5,11 @@ or git revisions. The options of `run` follow (--suite, --cases, ...; default: -
 
 A revision is checked out into a temporary worktree and its extension is built there. This checkout's benchmarks then
 measure the revision's interconv_kernels; they bring the reference implementation along if the revision has none that
-they can use. Two revisions are measured in turn (A B A B ...), each time in a new process, and the quantiles of the
+they can use. Measurements of two revisions alternate (A B A B ...), each in a new process, and the quantiles of the
 rounds are merged by their medians.
 
-A measurement of this library regresses if p50 of A / p50 of B is below the bound. Baselines do not change between
-revisions, so their ratio shows how much the machine changed.
+A measurement of this library regresses if p50 of A / p50 of B is below the bound. Baselines hardly change
+between revisions, so their ratio shows how much the machine changed.
 
 Exit status: 0; 1 if a measurement regresses; 2 if the two cannot be compared.
 """

@@ -54,8 +54,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--dtype", choices=DTYPES, default="float32", help="tf32: float32 on tensor cores; default: %(default)s")
-    add("--directions", choices=DIRECTIONS, nargs="+", default=["both"], help="default: both")
-    add("--memory-formats", nargs="+", choices=MEMORY_FORMATS, default=list(MEMORY_FORMATS), help="default: both")
+    help_ = "fwd: without autograd; bwd: gradients only; both: a training step; default: both"
+    add("--directions", nargs="+", choices=DIRECTIONS, default=["both"], metavar="fwd|bwd|both", help=help_)
+    help_ = "default: contiguous channels_last"
+    add("--memory-formats", nargs="+", choices=MEMORY_FORMATS, default=[*MEMORY_FORMATS], metavar="FORMAT", help=help_)
     add("--repeats", type=int, help="timed rounds; default: 7 on the CPU, 50 on CUDA")
     add("--no-cuda-graphs", action="store_true", help="include the time that the host takes to launch kernels")
 

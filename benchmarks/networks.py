@@ -63,7 +63,7 @@ def measure(
     Returns:
         The measurements, and a message for each implementation that is wrong, which is not measured.
     """
-    torch.compiler.reset()  # otherwise torch would stop to compile after eight networks
+    torch.compiler.reset()  # otherwise torch stops compiling after eight networks
     references = dict.fromkeys(implementation.reference for implementation in implementations)
     expected = {reference: expect(workload, reference) for reference in references}
     steps, errors = {}, []

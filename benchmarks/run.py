@@ -72,13 +72,20 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings, lis
     add("--cases", default="", metavar="PATTERN", help="only cases whose name matches this regular expression")
     add("--set-sizes", type=int, nargs="+", metavar="K", help="only cases with these set sizes")
     names = list(DEFAULT_IMPLEMENTATIONS)
-    add("--implementations", nargs="+", choices=ALL_IMPLEMENTATIONS, default=names, metavar="NAME", help="see below")
+    add(
+        "--implementations",
+        nargs="+",
+        choices=ALL_IMPLEMENTATIONS,
+        default=names,
+        metavar="NAME",
+        help="default: all but the algorithms, see below",
+    )
     add_options(parser)
     add("--out", type=Path, help="folder for results.json, results.csv and plots; default: out/SUITE-DEVICE-DTYPE")
     parser.epilog = (
         f"implementations:\n  for equal sets: {', '.join(FOR_EQUAL_SETS)}"
         f"\n  for ragged sets: {', '.join(FOR_RAGGED_SETS)}"
-        f"\n  for all: {OURS}; measured only if named: {', '.join(OUR_ALGORITHMS)}"
+        f"\n  for all: {OURS}\n  for all, and only if named: {', '.join(OUR_ALGORITHMS)}"
     )
     args = parser.parse_args(argv)
     settings = make_settings(parser, args)

@@ -72,9 +72,9 @@ def test_right_results_pass(dtype, memory_format):
 
 
 def test_allowed_errors_are_small():
-    for dtype, most in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.15)):
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.15)):
         allowed = expect(CASE, make_inputs(CASE, dtype), CPU, ["both"]).allowed
-        assert all(0 < error < most for error in allowed.values()), (dtype, allowed)
+        assert all(0 < error < bound for error in allowed.values()), (dtype, allowed)
 
 
 def test_an_implementation_is_checked_as_each_direction_runs_it():

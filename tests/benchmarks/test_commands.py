@@ -200,3 +200,13 @@ def test_set_ops(tmp_path, monkeypatch, capsys):
     assert moved["copy"] == (6 + 6) * 4 * 6 * 5 * 4  # samples read and written
     assert moved["ours"] == (6 + 3) * 4 * 6 * 5 * 4  # samples read, means written
     assert "add bfloat16 ragged 4x6x5" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(ik.backends()["cpp"]["cpu"] != "ready", reason="there is no C++ extension")
+def test_set_ops_fails_if_implementations_differ(monkeypatch):
+    def differing(u, sets):
+        return set_ops.mean_implementations(u, sets) | {"loop of means": lambda: 1.001 * u[: len(sets)]}
+
+    monkeypatch.setitem(set_ops.OPERATIONS, "mean", differing)
+    with pytest.raises(ValueError, match=r"mean on small sets: loop of means has a relative error of"):
+        set_ops.measure("mean", torch.float32, "small", (2, 3, 3), repeats=1)
