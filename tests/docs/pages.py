@@ -12,8 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"python", "bash"}  # blocks that are run
-SHOWN = {"text", "console", ""}  # blocks that are not: output, diagrams, transcripts; "" in the tables of `python -m benchmarks table`
+LANGUAGES = {"python", "bash"}
+# Blocks that are not run: output, diagrams, transcripts; "" is in the tables of `python -m benchmarks table`.
+SHOWN = {"text", "console", ""}
 
 _COMMENT = r"^<!-- (?:not run|run with): .* -->$"
 _BLOCK = re.compile(

@@ -11,7 +11,7 @@ SITE = ROOT / "out/site"
 # What a browser loads by itself when it opens a page.
 LOADED = {"script": "src", "img": "src", "source": "srcset", "iframe": "src", "video": "src", "audio": "src"}
 LOADED |= {"link": "href", "object": "data", "embed": "src", "use": "href", "image": "href"}
-COMMANDS = re.compile(r"^  ([a-z-]+)  ", re.MULTILINE)
+COMMANDS = re.compile(r"^ {2,4}([a-z][a-z-]+)  ", re.MULTILINE)
 
 
 class Page(HTMLParser):
