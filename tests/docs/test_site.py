@@ -11,6 +11,7 @@ SITE = ROOT / "out/site"
 # What a browser loads by itself when it opens a page.
 LOADED = {"script": "src", "img": "src", "source": "srcset", "iframe": "src", "video": "src", "audio": "src"}
 LOADED |= {"link": "href", "object": "data", "embed": "src", "use": "href", "image": "href"}
+SOURCES = {".py", ".h", ".cpp", ".cu", ".md", ".toml", ".yml", ".yaml"}
 COMMANDS = re.compile(r"^ {2,4}([a-z][a-z-]+)  ", re.MULTILINE)
 
 
@@ -85,3 +86,12 @@ def test_every_command_is_on_the_page(program):
     assert len(found) >= 6, usage
     for name in found:
         assert f"<!-- help: {program} {name} -->" in source
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "csrc", "interconv_kernels", "python", "tests", ".github", "."])
+def test_files_of_the_documentation_that_are_named_in(folder):
+    """Comments and docstrings name a page by its file."""
+    for path in (ROOT / folder).glob("*" if folder == "." else "**/*"):
+        if path.suffix in SOURCES or path.name == "Makefile":
+            for address in re.findall(r"\bdocs/[\w/.-]+\.(?:md|png|svg)\b", path.read_text()):
+                assert (ROOT / address).exists(), f"{path}: {address}"
