@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the two
 
 NEWEST_TRITON := .triton-newest
 
-.PHONY: help test lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+# MkDocs would otherwise advertise its successor.
+export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: help test docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -20,11 +24,21 @@ $(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
+$(DOCS_READY): $(READY) requirements-docs.txt
+	$(BIN)/python -m pip install -q -r requirements-docs.txt
+	touch $@
+
 test: $(READY) ## the tests, then those of the Triton kernels in its interpreter (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS) $(IF_ANY)
+	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 endif
+
+docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
+	$(BIN)/python -m mkdocs build --strict
+
+test-docs: docs ## run the examples of README and docs/, check the site's links (4 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(PYTEST) tests/docs $(ARGS)
 
 lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
@@ -46,7 +60,7 @@ bench: $(READY) ## the paper's layers against eager torch (half an hour on 2 cor
 bench-smoke: $(READY) ## do the benchmarks work? Tiny shapes, whose times mean nothing (2 minutes on 2 cores)
 	$(BIN)/python -m benchmarks run --suite smoke --directions fwd bwd both --repeats 2 $(ARGS)
 
-gpu-table: $(READY) ## write the tables of docs/internals/gpu-tables.md: machine code of the installed triton, and predictions (3 minutes on 2 cores)
+gpu-table: $(READY) ## rewrite docs/internals/gpu-tables.md: machine code by the installed triton, predictions (3 minutes)
 	$(BIN)/python -m benchmarks machine-code --write docs/internals/gpu-tables.md
 	$(BIN)/python -m benchmarks predict --write docs/internals/gpu-tables.md
 
@@ -57,10 +71,13 @@ $(NEWEST_TRITON): $(READY)
 test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton, 3.9.0 (3 minutes on 2 cores)
 	PYTHONPATH=$(NEWEST_TRITON) $(BIN)/python -m pytest tests/kernels/test_machine_code.py
 
-lock: ## make requirements-dev.txt anew (needs uv); the CUDA libraries that torch may ask for are left to pip
+lock: ## rewrite requirements-dev.txt and requirements-docs.txt (needs uv); CUDA libraries that torch may ask for are left to pip
 	printf 'torch==2.13.0\ntriton==3.7.1\n' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
 	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries) is left to pip.'; \
 	  grep -vE '^(nvidia-|cuda-)' .lock; } > requirements-dev.txt
+	uv pip compile pyproject.toml --extra docs --universal --python-version 3.10 --no-header --no-annotate -q -c requirements-dev.txt -o .lock
+	{ echo '# Made by "make lock". What the site (make docs) needs on top of requirements-dev.txt.'; \
+	  grep -vE '^(nvidia-|cuda-|triton=)' .lock | grep -vxFf requirements-dev.txt; } > requirements-docs.txt
 	rm .lock
 
 clean: ## remove what was built

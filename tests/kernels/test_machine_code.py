@@ -1,4 +1,4 @@
-"""The kernels' machine code against docs/gpu.md, and the arithmetic behind its tables. Compiled, never run: no GPU."""
+"""The kernels' machine code against docs/internals/gpu-tables.md, and the arithmetic behind its tables. Compiled, never run: no GPU."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from benchmarks.gpu.offline import CHIPS, Code
 from interconv_kernels._backends.triton.configs import TILES, Tile
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs/gpu.md"
+DOCUMENT = ROOT / "docs/internals/gpu-tables.md"
 
 
 def run(*arguments, **environment):
