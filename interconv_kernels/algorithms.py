@@ -18,13 +18,13 @@ All tensors here are dense in one memory format, no set is empty, and N > 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ._backends.contract import Backend, Gradients, SetOps
+from ._backends.contract import Backend, Gradients, Needs, SetOps
 from .activation import leaky_relu_
 from .choice import Choice
 from .convolution import Conv
@@ -60,14 +60,7 @@ def forward(
 
 
 def backward(
-    backend: Backend,
-    choice: Choice,
-    conv: Conv,
-    g: Tensor,
-    u: Tensor,
-    weight: Tensor,
-    sets: SetIndex,
-    need: Sequence[bool],
+    backend: Backend, choice: Choice, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs
 ) -> Gradients:
     """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
     if choice.algorithm == "fused":
@@ -106,7 +99,7 @@ def _concat(ops: SetOps, conv: Conv, u: Tensor, sets: SetIndex) -> Tensor:
 
 
 def _concat_backward(
-    ops: SetOps, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool]
+    ops: SetOps, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs
 ) -> Gradients:
     grad_u = grad_weight = None
     if need[0]:
@@ -130,7 +123,7 @@ def _split(layer: _Layer, u: Tensor, bias: Tensor | None, sets: SetIndex, slope:
     return y.tensor
 
 
-def _split_backward(layer: _Layer, g: Tensor, u: Tensor, sets: SetIndex, need: Sequence[bool]) -> Gradients:
+def _split_backward(layer: _Layer, g: Tensor, u: Tensor, sets: SetIndex, need: Needs) -> Gradients:
     """The gradients of `split`, with G the sum of a set's gradients.
 
     grad_u_i = dgrad(g_i; Wu) + dgrad(G; Ws) / K, grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b),
@@ -172,7 +165,7 @@ def _centered(layer: _Layer, u: Tensor, bias: Tensor | None, sets: SetIndex) -> 
     return y.tensor
 
 
-def _centered_backward(layer: _Layer, g: Tensor, u: Tensor, sets: SetIndex, need: Sequence[bool]) -> Gradients:
+def _centered_backward(layer: _Layer, g: Tensor, u: Tensor, sets: SetIndex, need: Needs) -> Gradients:
     """The gradients of `centered`; grad_u is the same algorithm, with dgrad.
 
     grad_Ws = sum_b corr(s_b, G_b), and grad_Wu = grad_Ws + sum_{i<K} corr(u_i - u_K, g_i - G/K), since the g_i - G/K of

@@ -22,6 +22,7 @@ from ..typing import BackendName
 
 Direction: TypeAlias = Literal["forward", "backward"]
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # of u, weight and bias
+Needs: TypeAlias = Sequence[bool]  # which of them are to be computed
 Record: TypeAlias = dict[str, Any]  # what `ik.tune` keeps of a kind of layer, as JSON
 
 
@@ -85,7 +86,7 @@ class FusedLayer(Protocol):
         bias: Tensor | None,
         sets: SetIndex,
         max_centered: int,
-        slope: Tensor | None = None,
+        slope: Tensor | None,
     ) -> Tensor:
         """The layer for u [N,C,H,W] and weight [Co,2C,kh,kw], both dense in conv.fmt; no set is empty and N > 0.
 
@@ -102,7 +103,7 @@ class FusedLayer(Protocol):
         u: Tensor,
         weight: Tensor,
         sets: SetIndex,
-        need: Sequence[bool],
+        need: Needs,
         max_centered: int,
     ) -> Gradients:
         """The gradients of u, weight and bias for g [N,Co,H',W'], each only if `need` says so."""

@@ -1,4 +1,4 @@
-"""The kernels' machine code against docs/internals/gpu-tables.md, and the arithmetic behind its tables. Compiled, never run: no GPU."""
+"""Machine code of the kernels against docs/internals/gpu-tables.md, and the arithmetic behind it; no GPU is needed."""
 
 import os
 import re

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...convolution import Conv
 from ...layout import flat
 from ...sets import SetIndex
-from ..contract import Gradients
+from ..contract import Gradients, Needs
 
 _ops: Any = torch.ops.interconv_cpp
 
@@ -37,13 +36,7 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
 
 
 def forward(
-    conv: Conv,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    sets: SetIndex,
-    max_centered: int,
-    slope: Tensor | None = None,
+    conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
 ) -> Tensor:
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     out = torch.empty((u.shape[0], weight.shape[0], *size), memory_format=conv.fmt)
@@ -55,7 +48,7 @@ def forward(
 
 
 def backward(
-    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool], max_centered: int
+    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs, max_centered: int
 ) -> Gradients:
     grad_u = torch.empty_like(u, memory_format=conv.fmt) if need[0] else None
     grad_weight = torch.empty_like(weight, memory_format=conv.fmt) if need[1] else None
