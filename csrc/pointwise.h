@@ -1,8 +1,8 @@
 // The layer with a 1x1 kernel, fused, in float32 on the CPU: the set mean, both matrix products and the sum of own and
 // set term for one tile at a time, so that u is read from memory once and y is written once.
 //
-// A tile is the same pixels of all samples of one set; its results depend on nothing else. In docs/design.md's terms,
-// sets of at most `max_centered` samples are computed `centered`, larger ones `split`.
+// A tile is the same pixels of all samples of one set; its results depend on nothing else. In the terms of
+// interconv_kernels/algorithms.py, sets of at most `max_centered` samples are computed `centered`, larger ones `split`.
 //
 // grad_u is the same layer on g, without bias and with Wu and Ws transposed: its set term Ws^T G / K is that of the
 // mean of g.

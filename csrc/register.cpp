@@ -1,7 +1,7 @@
 // The schemas of the raw ops: contiguous rows [N, M] as inputs, results into the last arguments. backend "cpp" of
 // interconv_kernels/_backends/ calls them. For the fused layers, sets of at most `max_centered` samples are computed
-// `centered` and larger ones `split` (docs/design.md); the caller chooses, and any value >= 1 gives the same result up
-// to rounding.
+// `centered` and larger ones `split` (interconv_kernels/algorithms.py); the caller chooses, and any value >= 1 gives
+// the same result up to rounding.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(interconv_cpp, m) {

@@ -1,9 +1,10 @@
 // The layer with a 3x3 kernel and stride 1, fused, in float32 on the CPU, by Winograd's F(2x2, 3x3): 16 products per
 // tile of 2x2 outputs where the convolution itself has 36 (winograd_transforms.h).
 //
-// All transforms are linear, so the work on a set is done on transformed tiles. In docs/design.md's terms, sets of at
-// most `max_centered` samples are computed `centered`: the mean by Wu + Ws, and each sample's difference from the last
-// one by Wu. Larger sets are `split`: M_i = U_own V_i + M_set, where M_set = U_set V_mean is computed once per set.
+// All transforms are linear, so the work on a set is done on transformed tiles. In the terms of
+// interconv_kernels/algorithms.py, sets of at most `max_centered` samples are computed `centered`: the mean by Wu + Ws,
+// and each sample's difference from the last one by Wu. Larger sets are `split`: M_i = U_own V_i + M_set, where M_set =
+// U_set V_mean is computed once per set.
 //
 // grad_u is the same layer without bias on g, with transposed and flipped kernels and padding 2 - p: its set term is
 // that of the mean of g. The gradient of the weight is the adjoint: dU = V^T (A g A^T), dw = G^T dU G.
