@@ -40,12 +40,13 @@ class NetworkImplementation(NamedTuple):
 
     Attributes:
         placement: of InterConv; None for the network without it.
-        layers: "ours" (`InterConv2d`), "concat" (`ConcatInterConv2d`), or "baseline" without InterConv.
+        layers: "ours" (`InterConv2d`), "ours-unmerged" (the same, with activations as modules of their own), "concat"
+            (`ConcatInterConv2d`), or "baseline" without InterConv.
         compiled: whether it runs under torch.compile.
     """
 
     placement: Placement | None
-    layers: Literal["ours", "concat", "baseline"]
+    layers: Literal["ours", "ours-unmerged", "concat", "baseline"]
     compiled: bool = False
 
     @property
@@ -99,6 +100,8 @@ class Step:
         built = build(network.family, placement, in_channels=channels, classes=classes, features=self.features)
         if implementation.layers == "concat":
             _use_concat(built)
+        elif implementation.layers == "ours-unmerged":
+            _unmerge_activations(built)
         device, memory_format = torch.device(workload.device), MEMORY_FORMATS[workload.memory_format]
         self.network: SetNetwork = built.train(workload.direction == "train").to(device)
         self.network.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -143,6 +146,15 @@ def _use_concat(network: nn.Module) -> None:
         for key, child in parent.named_children():
             if isinstance(child, ik.InterConv2d):
                 setattr(parent, key, ConcatInterConv2d.from_layer(child))
+
+
+def _unmerge_activations(network: nn.Module) -> None:
+    """Moves the activations of this library's layers back into the module that follows."""
+    for parent in list(network.modules()):
+        layer = parent[0] if isinstance(parent, nn.Sequential) else None
+        if isinstance(layer, ik.InterConv2d) and layer.activation is not None:
+            assert isinstance(parent, nn.Sequential)
+            parent[1], layer.activation = layer.activation, None
 
 
 def expect(workload: Workload, reference: NetworkImplementation) -> Expected:

@@ -10,6 +10,7 @@ timed, interleaved, on the same images:
     concat      the same weights in the authors' layer: mean, concatenation and convolution in plain torch
     baseline    the network without InterConv with about as many parameters (the paper's size)
 
+--unmerged also measures ours with activations as modules of their own; only SimpleUNet and ScribblePrompt differ.
 --compile also measures each of them under torch.compile.
 
 The loss and the gradients, or the logits, are first compared with those of concat in float32. An implementation that
@@ -218,6 +219,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--memory-formats", nargs="+", choices=MEMORY_FORMATS, default=["channels_last"], help=formats)
     add("--lengths", type=_positive, nargs="+", default=[3, 5, 8], metavar="K", help="set sizes; default: 3 5 8")
     add("--size", type=_positive, nargs=2, metavar=("H", "W"), help=f"of the images; default: {IMAGE_SIZES}")
+    add("--unmerged", action="store_true", help="also ours without the activations in the layers")
     add("--compile", action="store_true", help="also under torch.compile, which takes minutes for each network")
     add("--repeats", type=_positive, default=5, help="timed rounds; default: %(default)s")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
@@ -232,14 +234,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def make_implementations(placements: Sequence[Placement], compiled: bool) -> list[NetworkImplementation]:
+def make_implementations(
+    placements: Sequence[Placement], compiled: bool, unmerged: bool = False
+) -> list[NetworkImplementation]:
     """The baseline, and ours and concat in each placement."""
     made = [NetworkImplementation(None, "baseline", compiled)]
     for placement in placements:
-        made += [
-            NetworkImplementation(placement, "ours", compiled),
-            NetworkImplementation(placement, "concat", compiled),
-        ]
+        made.append(NetworkImplementation(placement, "ours", compiled))
+        if unmerged:
+            made.append(NetworkImplementation(placement, "ours-unmerged", compiled))
+        made.append(NetworkImplementation(placement, "concat", compiled))
     return made
 
 
@@ -250,9 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     disable_tf32()
     environment = describe_environment(torch.device(args.device), args.precision)
     print_environment(console, environment)
-    implementations = make_implementations(args.placements, compiled=False)
+    implementations = make_implementations(args.placements, compiled=False, unmerged=args.unmerged)
     if args.compile:
-        implementations += make_implementations(args.placements, compiled=True)
+        implementations += make_implementations(args.placements, compiled=True, unmerged=args.unmerged)
     measurements: list[Measurement] = []
     errors: list[str] = []
     for network, memory_format, direction in itertools.product(args.networks, args.memory_formats, args.directions):

@@ -49,6 +49,19 @@ def test_each_implementation_has_its_own_layers():
     assert layers(NetworkImplementation(None, "baseline")) == set()
 
 
+@pytest.mark.parametrize("direction", ["train", "infer"])
+def test_unmerged_activations_are_modules_of_their_own(direction):
+    def count(implementation):
+        modules = list(Step(make_workload(direction=direction), implementation).network.modules())
+        merged = sum(isinstance(m, ik.InterConv2d) and m.activation is not None for m in modules)
+        return merged, sum(isinstance(m, torch.nn.PReLU) for m in modules)
+
+    unmerged = OURS._replace(layers="ours-unmerged")
+    assert count(OURS) == (9, 9)
+    assert count(unmerged) == (0, 9)
+    assert errors_of(make_workload(direction=direction), unmerged) == ""
+
+
 def test_a_step_is_the_same_every_time():
     step = Step(make_workload("swinunet:6"), OURS)  # has stochastic depth
     first, again = step.results(), step.results()
