@@ -65,8 +65,8 @@ def print_case(console: Console, measurements: Sequence[Measurement]) -> None:
     for (case, direction), by_name in faster_memory_formats(measurements).items():
         parts = []
         for name, row in by_name.items():
-            speedup = f" (speedup {row.p50 / by_name[OURS].p50:.2f})" if OURS in by_name and name != OURS else ""
-            parts.append(f"{name} {1e3 * row.p50:.2f} ms{speedup}")
+            ratio = f" ({row.p50 / by_name[OURS].p50:.2f}x ours)" if OURS in by_name and name != OURS else ""
+            parts.append(f"{name} {1e3 * row.p50:.2f} ms{ratio}")
         console.print(f"{case} {direction}: {', '.join(parts)}", markup=False, soft_wrap=True)
 
 
