@@ -1,4 +1,4 @@
-"""The oracle itself: against numbers worked out by hand, its numpy twin, and the algebra of the paper's text."""
+"""The reference implementation: against numbers worked out by hand, against numpy, and against the algebra of the paper."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_one_sample_sees_itself_twice():
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (2, 2)])
-def test_numpy_twin(stride, dilation, kernel):
+def test_in_numpy(stride, dilation, kernel):
     case = make_case([2, 0, 3, 1], kernel=kernel, size=(11, 10), stride=stride, padding=(1, 2), dilation=dilation)
     arrays = [x.numpy() for x in case.tensors]
     got = ik.reference.interconv2d_numpy(*arrays, case.lengths, stride=stride, padding=(1, 2), dilation=dilation)
