@@ -1,4 +1,4 @@
-"""The reference implementation: against numbers worked out by hand, against numpy, and against the algebra of the paper."""
+"""The reference implementation against numbers worked out by hand, against numpy, and against the paper's algebra."""
 
 import numpy as np
 import pytest
