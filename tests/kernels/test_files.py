@@ -20,8 +20,13 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 def test_an_interrupted_file_stays_as_it_was(tmp_path):
     path = tmp_path / "file"
     write_text(path, "first")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        partial.write_text("half of the sec")
-        raise KeyboardInterrupt
+
+    def write_half():
+        with replacing(path) as partial:
+            partial.write_text("half of the sec")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
