@@ -230,7 +230,7 @@ for lengths in ([3, 1, 4, 2], [2, 150, 64, 65, 1], [200]):
         grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
         for max_centered in (1, 2, 8, 64):
             settings = (*index, last, max_centered)
-            raw.pointwise_forward(u, weight, torch.randn(1, co), *settings, torch.empty_like(g))
+            raw.pointwise_forward(u, weight, torch.randn(1, co), torch.randn(1, co), *settings, torch.empty_like(g))
             raw.pointwise_backward(g, u, weight, *settings, *grads)
         weight = torch.randn(co, 18 * c)
         for pad in (0, 1, 2):
@@ -238,7 +238,7 @@ for lengths in ([3, 1, 4, 2], [2, 150, 64, 65, 1], [200]):
             grads = torch.empty_like(u), torch.empty_like(weight), torch.empty(1, co)
             for max_centered in (1, 2, 8, 64):
                 settings = (*index, last, *shape, max_centered)
-                raw.winograd_forward(u, weight, torch.randn(1, co), *settings, torch.empty_like(g))
+                raw.winograd_forward(u, weight, torch.randn(1, co), torch.randn(1, co), *settings, torch.empty_like(g))
                 raw.winograd_backward(g, u, weight, *settings, *grads)
 print("clean")
 """
