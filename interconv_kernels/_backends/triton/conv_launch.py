@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from typing import Any, NamedTuple
@@ -68,16 +67,16 @@ def convolve(
     if tile.kernel == "conv_tma":
         bh, bw = TMA_TILE
         tiles = x.shape[0] * -(-geometry.grid[0] // bh) * -(-geometry.grid[1] // bw)
-        arguments = (
+        pointers = (
             _tiles(x, (x.shape[0], height, width, channels), (1, bh, bw, tile.bk)),
             _tiles(weight, (taps_h * taps_w, channels, out_channels), (1, tile.bk, tile.bn)),
             *epilogue,
             _tiles(y, (y.shape[0], *y.shape[2:], out_channels), (1, bh, bw, tile.bn)),
-            *geometry.grid,
-            *geometry.base,
         )
         constants |= {"BH": bh, "BW": bw}
-        launch(conv_kernels.conv_tma_kernel, tiles * column_tiles, x, arguments, constants)
+        launch(
+            conv_kernels.conv_tma_kernel, tiles * column_tiles, x, pointers, (*geometry.grid, *geometry.base), constants
+        )
         return
     rows = x.shape[0] * geometry.grid[0] * geometry.grid[1]
     sizes = (x.shape[0], height, width, *geometry.grid, *y.shape[2:], *geometry.base, *geometry.phase)
@@ -89,7 +88,7 @@ def convolve(
         "BM": tile.bm,
     }
     programs = -(-rows // tile.bm) * column_tiles
-    launch(conv_kernels.conv_kernel, programs, x, (x, weight, *epilogue, y, *sizes), constants)
+    launch(conv_kernels.conv_kernel, programs, x, (x, weight, *epilogue, y), sizes, constants)
 
 
 def pointwise(
@@ -106,7 +105,7 @@ def pointwise(
     channels, out_channels = w_own.shape[2:]
     area = x.shape[2] * x.shape[3]
     programs = sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn)
-    arguments = (x, w_own.contiguous(), w_set.contiguous(), sets.offsets, bias, slope, y, area)
+    pointers = (x, w_own.contiguous(), w_set.contiguous(), sets.offsets, bias, slope, y)
     constants = {
         "C": channels,
         "CO": out_channels,
@@ -115,7 +114,7 @@ def pointwise(
         "BM": tile.bm,
         **_options(tile, x),
     }
-    launch(conv_kernels.pointwise_kernel, programs, x, arguments, constants)
+    launch(conv_kernels.pointwise_kernel, programs, x, pointers, (area,), constants)
 
 
 def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -> Tensor:
@@ -140,8 +139,9 @@ def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -
         "BM": tile.bm,
         **_options(tile, u),
     }
-    launch(conv_kernels.wgrad_kernel, parts * tiles, u, (u, g, sums, *sizes), constants)
-    return sums.sum(0).view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
+    launch(conv_kernels.wgrad_kernel, parts * tiles, u, (u, g, sums), sizes, constants)
+    total = sums[0] if parts == 1 else sums.sum(0)
+    return total.view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
 
 
 def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
@@ -156,21 +156,22 @@ def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
     }
 
 
+class _Tiles(TensorDescriptor):
+    """A descriptor of dense memory at a multiple of 16 bytes, which `fits_tma` checked: Triton's checks are slow."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 def _tiles(x: Tensor, shape: tuple[int, ...], block: tuple[int, ...]) -> TensorDescriptor:
-    """The descriptor of x, dense and in tiles of `block`, at an address that is a multiple of 16 bytes."""
-    descriptor = copy.copy(_descriptor(shape, block, x.dtype))
-    descriptor.base = x
-    return descriptor
+    """x as dense memory of that shape, in tiles of `block`."""
+    return _Tiles(x, shape, _dense_strides(shape), block)
 
 
 @functools.lru_cache(maxsize=512)
-def _descriptor(shape: tuple[int, ...], block: tuple[int, ...], dtype: torch.dtype) -> TensorDescriptor:
-    """A descriptor without its memory, checked once for each shape.
-
-    It has all strides of dense memory, which torch may not tell for a size of 1.
-    """
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return TensorDescriptor(torch.empty(0, dtype=dtype, device="meta"), list(shape), strides, list(block))
+def _dense_strides(shape: tuple[int, ...]) -> list[int]:
+    """All strides, which torch may not tell for a size of 1."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def has_tma(x: Tensor) -> bool:
@@ -191,5 +192,7 @@ def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
 
 def precision(x: Tensor) -> str:
     """How float32 is multiplied: as torch's own switch for convolutions says."""
+    if x.dtype != torch.float32:
+        return "ieee"
     switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if x.dtype == torch.float32 and switch == "tf32" else "ieee"
+    return "tf32" if switch == "tf32" else "ieee"

@@ -16,42 +16,43 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ...sets import INT32_MAX
 
-Argument: TypeAlias = Tensor | TensorDescriptor | int | None
+Pointer: TypeAlias = Tensor | TensorDescriptor | None
 _compiled: dict[tuple[Any, ...], tuple[CompiledKernel, tuple[None, ...]]] = {}
 
 
 def launch(
-    kernel: Any, programs: int, like: Tensor, arguments: tuple[Argument, ...], constants: dict[str, Any]
+    kernel: Any,
+    programs: int,
+    like: Tensor,
+    pointers: tuple[Pointer, ...],
+    sizes: tuple[int, ...],
+    constants: dict[str, Any],
 ) -> None:
     """Runs `programs` programs of a kernel on the current stream of a tensor's device.
 
     Nothing here waits for the device, and a launch of a variant that ran before can be captured in a CUDA graph.
 
     Args:
-        kernel: a function of set_kernels.py or conv_kernels.py. Its integers must be excluded from specialisation.
+        kernel: a function of set_kernels.py or conv_kernels.py.
         programs: the size of the grid.
         like: a tensor on the device.
-        arguments: the kernel's pointers, tensor descriptors and sizes, in order.
-        constants: its constants and Triton's options; always in the same order for the same kernel.
+        pointers: the kernel's first arguments.
+        sizes: its integers, which follow. The kernel must exclude them from specialisation.
+        constants: the rest, and Triton's options; always in the same order for the same kernel.
     """
-    key = (kernel, like.device, *constants.values(), *map(_kind, arguments))
+    kinds = [x if x is None else (x.dtype, x.data_ptr() % 16 == 0) for x in map(_memory, pointers)]
+    key = (id(kernel), like.device, max(sizes) > INT32_MAX, *kinds, *constants.values())
     found = _compiled.get(key)
     with torch.cuda.device_of(like):
         if found is not None:
             compiled, no_constants = found
-            compiled[(programs,)](*arguments, *no_constants)
+            compiled[programs, 1, 1](*pointers, *sizes, *no_constants)
             return
-        compiled = kernel[(programs,)](*arguments, **constants)
+        compiled = kernel[(programs,)](*pointers, *sizes, **constants)
     if isinstance(compiled, CompiledKernel):  # not in the interpreter
-        _compiled[key] = compiled, (None,) * (len(kernel.params) - len(arguments))  # constants are compiled in
+        no_constants = (None,) * (len(kernel.params) - len(pointers) - len(sizes))  # constants are compiled in
+        _compiled[key] = compiled, no_constants
 
 
-def _kind(argument: Argument) -> Any:
-    """All that Triton compiles for in an argument that is not a constant."""
-    if isinstance(argument, int):
-        return argument > INT32_MAX
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % 16 == 0
-    if argument is None:
-        return None
-    return argument.base.dtype, *argument.block_shape
+def _memory(pointer: Pointer) -> Tensor | None:
+    return pointer.base if isinstance(pointer, TensorDescriptor) else pointer

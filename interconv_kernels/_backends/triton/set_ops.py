@@ -13,13 +13,15 @@ from ...layout import empty_rows, memory_format, sum_dtype
 from ...sets import SetIndex
 from . import set_kernels
 from .configs import SET_BLOCK_BYTES, SET_THREADS
-from .launch import Argument, launch
+from .launch import launch
 
 PIECE = set_kernels.PIECE.value
 
 
-def _launch(kernel: Any, rows: int, x: Tensor, *arguments: Argument, **constants: Any) -> None:
-    """One program for each block of columns of each row (or set) of x; the kernel's last argument is the columns."""
+def _launch(
+    kernel: Any, rows: int, x: Tensor, pointers: tuple[Tensor | None, ...], *sizes: int, **constants: Any
+) -> None:
+    """One program for each block of columns of each row (or set) of x; the number of columns is the last size."""
     columns = math.prod(x.shape[1:])
     block = SET_BLOCK_BYTES // x.element_size()
     programs = rows * -(-columns // block)
@@ -33,7 +35,7 @@ def _launch(kernel: Any, rows: int, x: Tensor, *arguments: Argument, **constants
         "num_warps": SET_THREADS // (32 if torch.version.hip is None else 64),
         "enable_fp_fusion": False,  # products and sums are rounded separately, as in the other backends
     }
-    launch(kernel, programs, x, (*arguments, columns), constants)
+    launch(kernel, programs, x, pointers, (*sizes, columns), constants)
 
 
 def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
@@ -42,9 +44,9 @@ def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
     if sets.num_rows > PIECE:  # else no set is longer than a piece
         slots = -(-sets.num_rows // PIECE)
         pieces = torch.empty(slots, math.prod(x.shape[1:]), dtype=sum_dtype(x), device=x.device)
-        _launch(set_kernels.full_piece_kernel, slots, x, x, sets.offsets, sets.set_ids, pieces, sets.num_rows)
-    arguments = (x, sets.offsets, pieces, out)
-    _launch(set_kernels.set_reduce_kernel, sets.num_sets, x, *arguments, MEAN=mean, HAS_PIECES=pieces is not None)
+        _launch(set_kernels.full_piece_kernel, slots, x, (x, sets.offsets, sets.set_ids, pieces), sets.num_rows)
+    pointers = (x, sets.offsets, pieces, out)
+    _launch(set_kernels.set_reduce_kernel, sets.num_sets, x, pointers, MEAN=mean, HAS_PIECES=pieces is not None)
     return out
 
 
@@ -52,20 +54,21 @@ def set_add(
     y: Tensor | None, t: Tensor, sets: SetIndex, mean: bool, out: Tensor, first: int = 0, slope: Tensor | None = None
 ) -> Tensor:
     flags = {"HAS_Y": y is not None, "MEAN": mean, "HAS_SLOPE": slope is not None}
-    arguments = (y, t, slope, sets.offsets, sets.set_ids, out, first)
-    _launch(set_kernels.set_add_kernel, out.shape[0], out, *arguments, **_layout(t if y is None else y), **flags)
+    pointers = (y, t, slope, sets.offsets, sets.set_ids, out)
+    layout = _layout(t if y is None else y)
+    _launch(set_kernels.set_add_kernel, out.shape[0], out, pointers, first, **layout, **flags)
     return out
 
 
 def concat_set_mean(u: Tensor, sets: SetIndex) -> Tensor:
     out = empty_rows(u, u.shape[0], 2 * u.shape[1])
-    _launch(set_kernels.concat_kernel, sets.num_sets, u, u, sets.offsets, out, **_layout(u))
+    _launch(set_kernels.concat_kernel, sets.num_sets, u, (u, sets.offsets, out), **_layout(u))
     return out
 
 
 def concat_set_mean_backward(g: Tensor, sets: SetIndex) -> Tensor:
     out = empty_rows(g, g.shape[0], g.shape[1] // 2)
-    _launch(set_kernels.concat_backward_kernel, sets.num_sets, out, g, sets.offsets, out, **_layout(out))
+    _launch(set_kernels.concat_backward_kernel, sets.num_sets, out, (g, sets.offsets, out), **_layout(out))
     return out
 
 
@@ -76,12 +79,12 @@ def _layout(x: Tensor) -> dict[str, Any]:
 
 def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
     mean, dev = empty_rows(x, sets.num_sets), empty_rows(x, sets.num_rows - sets.num_sets)
-    _launch(set_kernels.center_kernel, sets.num_sets, x, x, sets.offsets, mean, dev, FROM_MEAN=from_mean)
+    _launch(set_kernels.center_kernel, sets.num_sets, x, (x, sets.offsets, mean, dev), FROM_MEAN=from_mean)
     return mean, dev
 
 
 def uncenter(mean: Tensor, dev: Tensor, sets: SetIndex, out: Tensor | None = None) -> Tensor:
     if out is None:
         out = empty_rows(mean, sets.num_rows)
-    _launch(set_kernels.uncenter_kernel, sets.num_sets, mean, mean, dev, sets.offsets, out)
+    _launch(set_kernels.uncenter_kernel, sets.num_sets, mean, (mean, dev, sets.offsets, out))
     return out
