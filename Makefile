@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the two
+IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the three
 
 NEWEST_TRITON := .triton-newest
 
-.PHONY: help test lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -20,11 +20,15 @@ $(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-test: $(READY) ## the tests, then those of the Triton kernels in its interpreter (ARGS="-k name" for some of them)
+test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
 	OMP_NUM_THREADS=1 $(PYTEST) $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
+	$(MAKE) test-launches
 endif
+
+test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
+	OMP_NUM_THREADS=1 RECORDING_DRIVER=1 $(PYTEST) tests/gpu_without_gpu $(ARGS) $(IF_ANY)
 
 lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """GPUs that are not there: Triton's own launch path over `recording_driver.c`, on tensors that say they are on a GPU.
 
-Within `Gpus()`, `device="cuda:1"` makes a `GpuTensor`: memory on the CPU, which PyTorch's operators compute on, behind
+Within `Gpus().believed()`, `device="cuda:1"` makes a `GpuTensor`: memory on the CPU, which PyTorch's operators compute on, behind
 an address and a device that say GPU 1. Triton's kernels are compiled and launched as on that GPU, but nothing runs.
 What a test wants to know is recorded: the launches, copies from the host, and each mistake that a real GPU would
 report. `GPUS` are of different architectures, and the last two are alike.
@@ -60,14 +60,10 @@ def build() -> Path:
         include = Path(triton.__file__).parent / "backends/nvidia/include"
         partial = folder / f"partial.{os.getpid()}"
         flags = ["-O1", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", f"-I{include}"]
-        subprocess.run([compiler(), *flags, "-o", partial, SOURCE], check=True)
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        subprocess.run([compiler, *flags, "-o", partial, SOURCE], check=True)
         partial.replace(library)  # another process may do the same at the same time
     return folder
-
-
-def compiler() -> str | None:
-    """The C compiler that Triton would take."""
-    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 class GpuTensor(torch.Tensor):
@@ -101,11 +97,11 @@ class GpuTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        raise AssertionError(f"{func} on a GPU tensor outside of Gpus()")
+        raise AssertionError(f"{func} on a GPU tensor outside of Gpus().believed()")
 
 
 class Gpus(TorchDispatchMode):
-    """Within it there are `GPUS`.
+    """`GPUS`, as long as they are `believed`.
 
     Attributes:
         driver: the recording driver's library.
@@ -165,8 +161,9 @@ class Gpus(TorchDispatchMode):
 
     # --- torch and Triton believe it ---
 
-    def __enter__(self):
-        self.patches = contextlib.ExitStack()
+    @contextlib.contextmanager
+    def believed(self):
+        """Within it, torch and Triton see these GPUs, with a new record."""
         for name in ("num_launches", "num_modules", "num_tensor_maps", "num_errors", "capturing", "current_gpu"):
             self.number(name).value = 0
         for index, architecture in enumerate(GPUS):
@@ -181,16 +178,12 @@ class Gpus(TorchDispatchMode):
             "get_device_name": lambda device=None: "no GPU",
             "is_current_stream_capturing": lambda: bool(self.number("capturing").value),
         }
-        for name, stand_in in stand_ins.items():
-            self.patches.enter_context(mock.patch.object(torch.cuda, name, stand_in))
-        before = triton_driver._active
-        self.patches.callback(lambda: setattr(triton_driver, "_active", before))
-        triton_driver.set_active(RecordingDriver(self))
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        self.patches.close()
-        return super().__exit__(*error)
+        with contextlib.ExitStack() as patches:
+            for name, stand_in in stand_ins.items():
+                patches.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+            patches.enter_context(mock.patch.object(triton_driver, "_active", RecordingDriver(self)))
+            patches.enter_context(self)
+            yield self
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -23,7 +23,7 @@ batch_jit = partial(
         *("num_rows", "area", "chunk", "H", "W", "grid_h", "grid_w", "out_h", "out_w"),
         *("base_h", "base_w", "phase_h", "phase_w"),
     ],
-    do_not_specialize_on_alignment=["p_ids", "p_offsets", "p_bias", "p_slope"],
+    do_not_specialize_on_alignment=["p_ids", "p_offsets"],
 )
 
 

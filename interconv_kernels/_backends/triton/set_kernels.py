@@ -17,7 +17,7 @@ import triton.language as tl
 batch_jit = partial(
     triton.jit,
     do_not_specialize=["num_rows", "first_row", "M"],
-    do_not_specialize_on_alignment=["p_offsets", "p_ids", "p_slope"],
+    do_not_specialize_on_alignment=["p_offsets", "p_ids"],
 )
 
 # Rows are summed in pieces counted from the set's own first row, then piece by piece: the same bits whether the pieces
