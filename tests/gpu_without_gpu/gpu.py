@@ -1,9 +1,9 @@
 """GPUs that are not there: Triton's own launch path over `recording_driver.c`, on tensors that say they are on a GPU.
 
-Within `Gpus().believed()`, `device="cuda:1"` makes a `GpuTensor`: memory on the CPU, which PyTorch's operators compute on, behind
-an address and a device that say GPU 1. Triton's kernels are compiled and launched as on that GPU, but nothing runs.
-What a test wants to know is recorded: the launches, copies from the host, and each mistake that a real GPU would
-report. `GPUS` are of different architectures, and the last two are alike.
+Within `Gpus().believed()`, `device="cuda:1"` makes a `GpuTensor`: memory on the CPU, on which the operators of PyTorch
+compute, behind an address and a device that say GPU 1. The kernels of Triton are compiled and launched as on that GPU,
+but do not run. What tests need is recorded: launches, copies from the host, and mistakes that a real GPU would report.
+`GPUS` are of different architectures, except for the last, which is like GPU 1.
 """
 
 from __future__ import annotations
@@ -218,7 +218,9 @@ class Gpus(TorchDispatchMode):
             return out
         if copied and func is torch.ops.aten._to_copy.default and out is host_args[0]:
             out = out.clone()
-        known = {id(x.host): x for x in tensors if isinstance(x, GpuTensor)}  # an operator in place returns one of these
+        known = {
+            id(x.host): x for x in tensors if isinstance(x, GpuTensor)
+        }  # an operator in place returns one of these
 
         def wrap(x):
             if not isinstance(x, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Triton's GPU driver, which it compiles with a C compiler on first use: a backend without one says so before a layer."""
+"""Triton compiles its GPU driver on first use. Without a C compiler `can_run` says so, and no layer fails."""
 
 import logging
 

@@ -13,7 +13,7 @@ from functools import partial
 import triton
 import triton.language as tl
 
-from .set_kernels import divide, leaky_relu, set_span
+from .set_kernels import divide, leaky_relu, set_span, whole_vectors
 
 # As in set_kernels.py: no image size or batch leads to another compilation. Rows are C or CO values, both constants,
 # which is all that 16-byte accesses need to know.
@@ -274,6 +274,7 @@ def pointwise_kernel(
     p_slope,
     p_y,
     area,
+    VECTOR: tl.constexpr,
     C: tl.constexpr,
     CO: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -288,6 +289,7 @@ def pointwise_kernel(
     The first pass over the tile of the set computes s and its product; the second, with the tile in the cache, the
     rest.
     """
+    area = whole_vectors(area, VECTOR)
     tiles = tl.cdiv(area, BM)
     i_tile, first_column = tile_index(CO, BN)
     pixels = i_tile % tiles * BM + tl.arange(0, BM)

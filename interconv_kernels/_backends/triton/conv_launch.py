@@ -107,6 +107,7 @@ def pointwise(
     programs = sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn)
     pointers = (x, w_own.contiguous(), w_set.contiguous(), sets.offsets, bias, slope, y)
     constants = {
+        "VECTOR": 16 if area % 16 == 0 else 1,
         "C": channels,
         "CO": out_channels,
         "HAS_BIAS": bias is not None,

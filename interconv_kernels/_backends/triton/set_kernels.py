@@ -85,7 +85,7 @@ def leaky_relu(x, slope):
 def full_piece_kernel(
     p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
 ):
-    """Stage 1, for batches of more than 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
+    """Stage 1, for batches of at least 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
 
     Window q is the rows 64q ... 64q + 63.
     Full pieces are 64 rows each and disjoint, so at most one starts in each such window: which piece belongs to which
@@ -113,29 +113,22 @@ def set_reduce_kernel(
     p_out,
     M,
     MEAN: tl.constexpr,
-    HAS_PIECES: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set.
-
-    With HAS_PIECES the sums of full pieces are read from stage 1.
-    """
+    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set. Full pieces are read from stage 1."""
     M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_row = p_x + first + tl.arange(0, BLOCK)
-    if HAS_PIECES:
-        p_piece = p_pieces + first + tl.arange(0, BLOCK)
-        total = tl.zeros([BLOCK], ACC)
-        tail = lo + (hi - lo) // PIECE * PIECE
-        for start in range(lo, tail, PIECE):
-            total += tl.load(p_piece + start // PIECE * stride, mask=mask, other=0.0)
-        total += sum_rows(p_row, tail, hi, stride, mask, ACC, BLOCK)
-    else:
-        total = sum_set(p_row, lo, hi, stride, mask, ACC, BLOCK)
+    p_piece = p_pieces + first + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], ACC)
+    tail = lo + (hi - lo) // PIECE * PIECE
+    for start in range(lo, tail, PIECE):
+        total += tl.load(p_piece + start // PIECE * stride, mask=mask, other=0.0)
+    total += sum_rows(p_row, tail, hi, stride, mask, ACC, BLOCK)
     if MEAN:
         total = divide(total, hi - lo)
     p_out += i_set * stride + first + tl.arange(0, BLOCK)
@@ -313,6 +306,11 @@ def set_add_kernel(
     if HAS_Y:
         x += tl.load(p_y + i_row * stride + columns, mask=mask, other=0.0).to(ACC)
     if HAS_SLOPE:
-        channel = (columns % C if CHANNELS_LAST else columns // (M // C)).to(tl.int32)
+        if CHANNELS_LAST:
+            channel = columns % C
+            if C % VECTOR == 0:
+                channel = tl.max_contiguous(tl.multiple_of(channel, VECTOR), VECTOR)
+        else:
+            channel = columns // (M // C)
         x = leaky_relu(x, tl.load(p_slope + channel, mask=mask, other=0.0).to(ACC))
     tl.store(p_out + i_row * stride + columns, x.to(p_out.dtype.element_ty), mask=mask)
