@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the two
+IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the three
 
 NEWEST_TRITON := .triton-newest
 
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,11 +28,15 @@ $(DOCS_READY): $(READY) requirements-docs.txt
 	$(BIN)/python -m pip install -q -r requirements-docs.txt
 	touch $@
 
-test: $(READY) ## the tests, then those of the Triton kernels in its interpreter (ARGS="-k name" for some of them)
+test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
 	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
+	$(MAKE) test-launches
 endif
+
+test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
+	OMP_NUM_THREADS=1 RECORDING_DRIVER=1 $(PYTEST) tests/gpu_without_gpu $(ARGS) $(IF_ANY)
 
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict

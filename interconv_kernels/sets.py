@@ -76,9 +76,10 @@ class Sets:
                 raise ValueError(f"lengths[{b}] = {size}: expected set sizes >= 0")
         if sum(sizes) > INT32_MAX:
             raise ValueError(f"lengths sum to {sum(sizes)} samples: expected at most {INT32_MAX} (offsets are int32)")
-        offsets, ids = _index_tensors(sizes)
-        live_offsets, live_ids = (offsets, ids) if all(sizes) else _index_tensors([size for size in sizes if size])
-        return cls(offsets, ids, live_offsets, live_ids, tuple(sizes)).to(device or "cpu")
+        device = torch.device(device or "cpu")
+        offsets, ids = _index_tensors(sizes, device)
+        live = (offsets, ids) if all(sizes) else _index_tensors([size for size in sizes if size], device)
+        return cls(offsets, ids, *live, tuple(sizes))
 
     @classmethod
     def from_offsets(
@@ -310,11 +311,14 @@ def _host_integers(values: Any, what: str) -> list[int]:
     return integers
 
 
-def _index_tensors(sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """offsets int32 [B+1] and set_ids int32 [N] on the CPU."""
+def _index_tensors(sizes: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """offsets int32 [B+1] and set_ids int32 [N] on the device, without waiting for it."""
     counts = torch.tensor([0, *sizes], dtype=torch.int64)
+    offsets = counts.cumsum(0).to(torch.int32)
     ids = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), counts[1:])
-    return counts.cumsum(0).to(torch.int32), ids
+    if device.type == "cuda":  # a copy from memory that is not pinned would wait
+        offsets, ids = offsets.pin_memory(), ids.pin_memory()
+    return offsets.to(device, non_blocking=True), ids.to(device, non_blocking=True)
 
 
 def _short(numbers: Sequence[int], max_shown: int = 8) -> str:

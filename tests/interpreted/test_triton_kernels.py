@@ -131,7 +131,7 @@ def test_set_kernels_address_over_two_to_the_31(huge):
     out = torch.empty(rows, columns, dtype=torch.bfloat16)
     constants = {"ACC": set_kernels.tl.float32, "BLOCK": 1024}
 
-    set_kernels.set_reduce_kernel[(1,)](x, offsets, None, out, columns, MEAN=True, HAS_PIECES=False, **constants)
+    set_kernels.set_reduce_kernel[(1,)](x, offsets, out, out, columns, MEAN=True, VECTOR=1, **constants)
     assert (out[0, :1024] == 4).all()
     mean = torch.empty(1, columns, dtype=torch.bfloat16)
     set_kernels.center_kernel[(1,)](x, offsets, mean, out, columns, FROM_MEAN=False, **constants)

@@ -219,3 +219,16 @@ def test_second_derivatives():
 def test_what_fused_cannot_do_says_why():
     with pytest.raises(ValueError, match="'fused' cannot run here: it computes in float32, bfloat16 and float16"):
         layer(make_case([1]))
+
+
+@pytest.mark.parametrize("update", ["in place", "data", "inference"])
+def test_an_updated_weight_is_used(update):
+    """`.data` and inference tensors have no version that shows an update."""
+    case = make_case([2, 1], 4, 5, (4, 3), 3, torch.float32, "channels_last", bias=False)
+    with torch.inference_mode(update == "inference"), torch.no_grad():
+        weight = case.weight.clone()
+        for _ in range(2):
+            y = ik.interconv2d(case.u, weight, None, case.sets, algorithm="fused", backend="triton")
+            (weight.data if update == "data" else weight).mul_(2)
+        case.weight = case.weight * 2
+        assert worst(y, oracle(case.to(torch.float64))) < 2e-6

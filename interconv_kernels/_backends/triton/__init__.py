@@ -2,7 +2,8 @@
 
     set_kernels.py, conv_kernels.py   the kernels, and nothing else
     configs.py                        the tiles they are launched with, each with its reason
-    set_ops.py, conv_launch.py        their launches
+    set_ops.py, conv_launch.py        the arguments of their launches
+    launch.py                         a launch
     fused.py                          the layer, forward and backward
     tuned.py                          what `ik.tune()` measured fastest on this GPU
 
@@ -36,7 +37,7 @@ class TritonBackend(Backend):
             return _missing()
         if device.type != "cuda":
             return f"it runs on CUDA and ROCm GPUs, not on {device.type}"
-        if (reason := _missing()) is not None:
+        if (reason := _missing() or _driver_error()) is not None:
             return reason
         if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < MIN_CAPABILITY:
             return f"the GPU has compute capability {capability}: expected at least {MIN_CAPABILITY}"
@@ -79,4 +80,19 @@ def _missing() -> str | None:
         import_module("triton")
     except Exception as error:  # its native library may fail in many ways: the reason is shown, whichever it is
         return f"triton {TritonBackend().version()} cannot be imported: {error}"
+    return None
+
+
+@functools.cache
+def _driver_error() -> str | None:
+    """Why Triton cannot use its GPU driver, or None.
+
+    Triton compiles the driver with a C compiler when it is first used, unless a compiled one is in Triton's cache. That
+    happens here, so that a layer does not fail later.
+    """
+    driver = import_module("triton.runtime.driver").driver
+    try:
+        _ = driver.active
+    except Exception as error:  # no compiler, no Python headers, no libcuda, a cache that cannot be written, ...
+        return f"triton {TritonBackend().version()} cannot build its GPU driver: {error}"
     return None

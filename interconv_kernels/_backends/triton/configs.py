@@ -6,6 +6,7 @@ shared memory), not timings.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -95,6 +96,7 @@ def candidates_for(kernel: str, dtype: torch.dtype, channels: int, out_channels:
     return [tile for tile in rows if tile.vectors and filled] or [tile for tile in rows if not tile.vectors]
 
 
+@functools.cache
 def pick(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> Tile:
     """The widest tile that pads the output channels by a third at most, else the one that pads the least."""
     tiles = candidates_for(kernel, dtype, channels, out_channels)

@@ -8,10 +8,23 @@ are output pixels, sample after sample, so set by set; its columns output channe
 Sums are float32. Names as in set_kernels.py; BM, BN, BK are the tile's rows, columns and depth.
 """
 
+from functools import partial
+
 import triton
 import triton.language as tl
 
-from .set_kernels import divide, leaky_relu, set_span
+from .set_kernels import divide, leaky_relu, set_span, whole_vectors
+
+# As in set_kernels.py: no image size or batch leads to another compilation. Rows are C or CO values, both constants,
+# which is all that 16-byte accesses need to know.
+batch_jit = partial(
+    triton.jit,
+    do_not_specialize=[
+        *("num_rows", "area", "chunk", "H", "W", "grid_h", "grid_w", "out_h", "out_w"),
+        *("base_h", "base_w", "phase_h", "phase_w"),
+    ],
+    do_not_specialize_on_alignment=["p_ids", "p_offsets"],
+)
 
 
 @triton.jit
@@ -53,7 +66,7 @@ def epilogue(x, p_bias, p_slope, columns, CO: tl.constexpr, HAS_BIAS: tl.constex
 # --- 4. convolution with the set's term in the epilogue (and 5. grad_u) -----------------------------------------------
 
 
-@triton.jit
+@batch_jit
 def conv_kernel(
     p_u,
     p_weight,
@@ -132,7 +145,7 @@ def conv_kernel(
     tl.store(p_tile, acc.to(p_y.dtype.element_ty), mask=m_tile)
 
 
-@triton.jit
+@batch_jit
 def conv_tma_kernel(
     u_tiles,
     weight_tiles,
@@ -191,7 +204,7 @@ def conv_tma_kernel(
 # --- 5. grad_W --------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@batch_jit
 def wgrad_kernel(
     p_u,
     p_g,
@@ -251,7 +264,7 @@ def wgrad_kernel(
 # --- 6. the whole layer for k = 1 -------------------------------------------------------------------------------------
 
 
-@triton.jit
+@batch_jit
 def pointwise_kernel(
     p_u,
     p_w_own,
@@ -261,6 +274,7 @@ def pointwise_kernel(
     p_slope,
     p_y,
     area,
+    VECTOR: tl.constexpr,
     C: tl.constexpr,
     CO: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -275,6 +289,7 @@ def pointwise_kernel(
     The first pass over the tile of the set computes s and its product; the second, with the tile in the cache, the
     rest.
     """
+    area = whole_vectors(area, VECTOR)
     tiles = tl.cdiv(area, BM)
     i_tile, first_column = tile_index(CO, BN)
     pixels = i_tile % tiles * BM + tl.arange(0, BM)

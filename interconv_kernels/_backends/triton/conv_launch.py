@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ...convolution import Conv
 from ...sets import SetIndex
 from . import conv_kernels, interpreted
 from .configs import TMA_TILE, WGRAD_PROGRAMS, Tile, pick
+from .launch import launch
 
 Pair = tuple[int, int]
 
@@ -62,42 +64,31 @@ def convolve(
     }
     column_tiles = -(-out_channels // tile.bn)
     epilogue = (t, set_ids, bias, slope)
-    with torch.cuda.device_of(x):
-        if tile.kernel == "conv_tma":
-            bh, bw = TMA_TILE
-            tiles = x.shape[0] * -(-geometry.grid[0] // bh) * -(-geometry.grid[1] // bw)
-            conv_kernels.conv_tma_kernel[(tiles * column_tiles,)](
-                _tiles(x, (x.shape[0], height, width, channels), [1, bh, bw, tile.bk]),
-                _tiles(weight, (taps_h * taps_w, channels, out_channels), [1, tile.bk, tile.bn]),
-                *epilogue,
-                _tiles(y, (y.shape[0], *y.shape[2:], out_channels), [1, bh, bw, tile.bn]),
-                *geometry.grid,
-                *geometry.base,
-                **constants,
-                BH=bh,
-                BW=bw,
-            )
-            return
-        rows = x.shape[0] * geometry.grid[0] * geometry.grid[1]
-        conv_kernels.conv_kernel[(-(-rows // tile.bm) * column_tiles,)](
-            x,
-            weight,
+    if tile.kernel == "conv_tma":
+        bh, bw = TMA_TILE
+        tiles = x.shape[0] * -(-geometry.grid[0] // bh) * -(-geometry.grid[1] // bw)
+        pointers = (
+            _tiles(x, (x.shape[0], height, width, channels), (1, bh, bw, tile.bk)),
+            _tiles(weight, (taps_h * taps_w, channels, out_channels), (1, tile.bk, tile.bn)),
             *epilogue,
-            y,
-            x.shape[0],
-            height,
-            width,
-            *geometry.grid,
-            *y.shape[2:],
-            *geometry.base,
-            *geometry.phase,
-            **constants,
-            SH=geometry.in_step[0],
-            SW=geometry.in_step[1],
-            STEP_H=geometry.out_step[0],
-            STEP_W=geometry.out_step[1],
-            BM=tile.bm,
+            _tiles(y, (y.shape[0], *y.shape[2:], out_channels), (1, bh, bw, tile.bn)),
         )
+        constants |= {"BH": bh, "BW": bw}
+        launch(
+            conv_kernels.conv_tma_kernel, tiles * column_tiles, x, pointers, (*geometry.grid, *geometry.base), constants
+        )
+        return
+    rows = x.shape[0] * geometry.grid[0] * geometry.grid[1]
+    sizes = (x.shape[0], height, width, *geometry.grid, *y.shape[2:], *geometry.base, *geometry.phase)
+    constants |= {
+        "SH": geometry.in_step[0],
+        "SW": geometry.in_step[1],
+        "STEP_H": geometry.out_step[0],
+        "STEP_W": geometry.out_step[1],
+        "BM": tile.bm,
+    }
+    programs = -(-rows // tile.bm) * column_tiles
+    launch(conv_kernels.conv_kernel, programs, x, (x, weight, *epilogue, y), sizes, constants)
 
 
 def pointwise(
@@ -113,24 +104,18 @@ def pointwise(
     """y = act(x @ w_own + (set means of x) @ w_set + bias), weights [1,1,C,Co]; x and y channels_last."""
     channels, out_channels = w_own.shape[2:]
     area = x.shape[2] * x.shape[3]
-    grid = (sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn),)
-    with torch.cuda.device_of(x):
-        conv_kernels.pointwise_kernel[grid](
-            x,
-            w_own.contiguous(),
-            w_set.contiguous(),
-            sets.offsets,
-            bias,
-            slope,
-            y,
-            area,
-            C=channels,
-            CO=out_channels,
-            HAS_BIAS=bias is not None,
-            HAS_SLOPE=slope is not None,
-            BM=tile.bm,
-            **_options(tile, x),
-        )
+    programs = sets.num_sets * -(-area // tile.bm) * -(-out_channels // tile.bn)
+    pointers = (x, w_own.contiguous(), w_set.contiguous(), sets.offsets, bias, slope, y)
+    constants = {
+        "VECTOR": 16 if area % 16 == 0 else 1,
+        "C": channels,
+        "CO": out_channels,
+        "HAS_BIAS": bias is not None,
+        "HAS_SLOPE": slope is not None,
+        "BM": tile.bm,
+        **_options(tile, x),
+    }
+    launch(conv_kernels.pointwise_kernel, programs, x, pointers, (area,), constants)
 
 
 def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -> Tensor:
@@ -142,29 +127,22 @@ def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -
     parts = max(1, min(WGRAD_PROGRAMS // tiles, pixels // (4 * tile.bk)), pixels >> 29)
     chunk = -(-pixels // (parts * tile.bk)) * tile.bk
     sums = torch.empty(parts, depth, out_channels, dtype=torch.float32, device=u.device)
-    with torch.cuda.device_of(u):
-        conv_kernels.wgrad_kernel[(parts * tiles,)](
-            u,
-            g,
-            sums,
-            u.shape[0],
-            *u.shape[2:],
-            *g.shape[2:],
-            -conv.padding[0],
-            -conv.padding[1],
-            chunk,
-            C=channels,
-            CO=out_channels,
-            TAPS_H=taps_h,
-            TAPS_W=taps_w,
-            SH=conv.stride[0],
-            SW=conv.stride[1],
-            DH=conv.dilation[0],
-            DW=conv.dilation[1],
-            BM=tile.bm,
-            **_options(tile, u),
-        )
-    return sums.sum(0).view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
+    sizes = (u.shape[0], *u.shape[2:], *g.shape[2:], -conv.padding[0], -conv.padding[1], chunk)
+    constants = {
+        "C": channels,
+        "CO": out_channels,
+        "TAPS_H": taps_h,
+        "TAPS_W": taps_w,
+        "SH": conv.stride[0],
+        "SW": conv.stride[1],
+        "DH": conv.dilation[0],
+        "DW": conv.dilation[1],
+        "BM": tile.bm,
+        **_options(tile, u),
+    }
+    launch(conv_kernels.wgrad_kernel, parts * tiles, u, (u, g, sums), sizes, constants)
+    total = sums[0] if parts == 1 else sums.sum(0)
+    return total.view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
 
 
 def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
@@ -179,10 +157,22 @@ def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _tiles(x: Tensor, shape: tuple[int, ...], block: list[int]) -> TensorDescriptor:
-    """The descriptor of dense memory of that shape, with all strides, which torch may not tell for a size of 1."""
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return TensorDescriptor(x, list(shape), strides, block)
+class _Tiles(TensorDescriptor):
+    """A descriptor of dense memory at a multiple of 16 bytes, which `fits_tma` checked: Triton's checks are slow."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def _tiles(x: Tensor, shape: tuple[int, ...], block: tuple[int, ...]) -> TensorDescriptor:
+    """x as dense memory of that shape, in tiles of `block`."""
+    return _Tiles(x, shape, _dense_strides(shape), block)
+
+
+@functools.lru_cache(maxsize=512)
+def _dense_strides(shape: tuple[int, ...]) -> list[int]:
+    """All strides, which torch may not tell for a size of 1."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def has_tma(x: Tensor) -> bool:
@@ -203,5 +193,7 @@ def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
 
 def precision(x: Tensor) -> str:
     """How float32 is multiplied: as torch's own switch for convolutions says."""
+    if x.dtype != torch.float32:
+        return "ieee"
     switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if x.dtype == torch.float32 and switch == "tf32" else "ieee"
+    return "tf32" if switch == "tf32" else "ieee"

@@ -7,6 +7,7 @@ of g. The kernels are channels_last; NCHW input is converted, and the result con
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -20,7 +21,7 @@ from ...sets import SetIndex
 from ..contract import Direction, Gradients, Record
 from . import tuned
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
-from .conv_launch import Geometry, convolve, has_tma, pointwise, wgrad
+from .conv_launch import Geometry, Pair, convolve, has_tma, pointwise, wgrad
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
@@ -46,31 +47,47 @@ def forward(
 ) -> Tensor:
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     geometry = Geometry(size, conv.stride, (-conv.padding[0], -conv.padding[1]), conv.dilation, (1, 1), (0, 0))
-    own, from_set = ([(geometry, w.permute(2, 3, 1, 0))] for w in weight.split(u.shape[1], dim=1))
+    own, from_set = _halves(weight).permute(1, 3, 4, 2, 0).contiguous().unbind()
     tile = tuned.tile("conv", "forward", conv, u, weight)
-    return _layer(u, own, from_set, bias, sets, slope, size, tile).contiguous(memory_format=conv.fmt)
+    launches = [(geometry, own, from_set)]
+    return _layer(u, launches, bias, sets, slope, size, tile).contiguous(memory_format=conv.fmt)
 
 
 def backward(
     conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool], max_centered: int
 ) -> Gradients:
     g, u = (x.contiguous(memory_format=torch.channels_last) for x in (g, u))
-    w_own, w_set = weight.split(u.shape[1], dim=1)
     grad_u = grad_weight = grad_bias = None
     if need[0]:
-        own, from_set = (list(_transposed(conv, u.shape[2:], w)) for w in (w_own, w_set))
+        halves = _halves(weight).permute(1, 3, 4, 0, 2).contiguous()
+        launches = []
+        for geometry, taps_h, taps_w in _transposed(conv, (u.shape[2], u.shape[3]), (weight.shape[2], weight.shape[3])):
+            own, from_set = halves[:, taps_h, taps_w].unbind()
+            launches.append((geometry, own, from_set))
         tile = tuned.tile("conv", "backward", conv, u, weight)
-        grad_u = _layer(g, own, from_set, None, sets, None, u.shape[2:], tile)
+        grad_u = _layer(g, launches, None, sets, None, u.shape[2:], tile)
     if need[1] or need[2]:
         g_sum = set_reduce(g, sets, mean=False)
         grad_bias = sum_pixels(g_sum) if need[2] else None
     if need[1]:
         tile = tuned.tile("wgrad", "backward", conv, u, weight)
-        halves = [wgrad(conv, g, u, w_own, tile)]
-        s = u if sets.all_single else set_reduce(u, sets, mean=True)
-        halves.append(halves[0] if sets.all_single else wgrad(conv, g_sum, s, w_set, tile))
-        grad_weight = torch.cat(halves, dim=1)
+        grad_weight = torch.empty_like(weight)
+        own, from_set = grad_weight.split(u.shape[1], dim=1)
+        own.copy_(wgrad(conv, g, u, own, tile))
+        if sets.all_single:
+            from_set.copy_(own)
+        else:
+            from_set.copy_(wgrad(conv, g_sum, set_reduce(u, sets, mean=True), from_set, tile))
     return grad_u, grad_weight, grad_bias
+
+
+def _halves(weight: Tensor) -> Tensor:
+    """[Wu | Ws] [Co,2C,kh,kw] as a view [Co,2,C,kh,kw], so that both are brought into the kernels' order at once.
+
+    They are not kept for the next call: an update through `.data`, or by a CUDA graph, does not change a tensor's
+    version, so a kept copy could silently be out of date.
+    """
+    return weight.unflatten(1, (2, weight.shape[1] // 2))
 
 
 def candidates(
@@ -98,46 +115,47 @@ def candidates(
             yield f"{best['conv']} {tile.name}", {"algorithm": "fused", "tiles": {**best, "wgrad": tile.name}}
 
 
-Launches = list[tuple[Geometry, Tensor]]  # the weight is [taps_h, taps_w, channels in, channels out]
+# Pixels, and the own and the set half of the weight, each [taps_h, taps_w, channels in, channels out].
+Launches = list[tuple[Geometry, Tensor, Tensor]]
 
 
-def _transposed(conv: Conv, size: Sequence[int], weight: Tensor) -> Iterator[tuple[Geometry, Tensor]]:
+@functools.lru_cache(maxsize=256)
+def _transposed(conv: Conv, size: Pair, kernel: Pair) -> list[tuple[Geometry, slice, slice]]:
     """dgrad as convolutions of g with stride 1: one for each phase of grad_u's pixels, with the taps that reach it.
 
-    Along an axis of stride s, pixel s h + a is reached through tap r where s divides a + p - d r, from g's pixel
-    h + (a + p - d r) / s.
+    Along an axis of stride s, pixel s h + a is reached through tap r where s divides a + p - d r, from pixel
+    h + (a + p - d r) / s of g. The taps are given as slices of (height, width).
     """
     axes = []
-    for axis in (0, 1):
-        s, p, d = conv.stride[axis], conv.padding[axis], conv.dilation[axis]
+    for s, p, d, k, n in zip(conv.stride, conv.padding, conv.dilation, kernel, size, strict=True):
         phases = []
-        for a in range(min(s, size[axis])):
-            common, k = math.gcd(s, d), weight.shape[2 + axis]
+        for a in range(min(s, n)):
+            common = math.gcd(s, d)
             first = next((r for r in range(k) if (a + p - d * r) % s == 0), k)
-            # From one such tap to the next: s / common taps, d / common of g's pixels. Slices, as a list of taps would
-            # be copied to the device, and waited for.
-            phases.append(
-                (a, slice(first, None, s // common), -(-(size[axis] - a) // s), (a + p - d * first) // s, -d // common)
-            )
+            # From one such tap to the next: s / common taps, d / common pixels of g. A slice is a view; a list of taps
+            # would be copied to the device.
+            taps = slice(first, None, s // common)
+            phases.append((a, taps, -(-(n - a) // s), (a + p - d * first) // s, -d // common))
         axes.append(phases)
-    for (a_h, taps_h, n_h, base_h, step_h), (a_w, taps_w, n_w, base_w, step_w) in product(*axes):
-        geometry = Geometry((n_h, n_w), (1, 1), (base_h, base_w), (step_h, step_w), conv.stride, (a_h, a_w))
-        yield geometry, weight[:, :, taps_h][:, :, :, taps_w].permute(2, 3, 0, 1)
+    return [
+        (Geometry((n_h, n_w), (1, 1), (base_h, base_w), (step_h, step_w), conv.stride, (a_h, a_w)), taps_h, taps_w)
+        for (a_h, taps_h, n_h, base_h, step_h), (a_w, taps_w, n_w, base_w, step_w) in product(*axes)
+    ]
 
 
 def _layer(
     x: Tensor,
-    own: Launches,
-    from_set: Launches,
+    launches: Launches,
     bias: Tensor | None,
     sets: SetIndex,
     slope: Tensor | None,
     size: Sequence[int],
     tile: Tile | None,
 ) -> Tensor:
-    """The layer on x [N,*,*,*] by the launches of its own half and those of its set's."""
+    """The layer on x [N,*,*,*]: the launches for the set means, then those for the samples."""
     x = x.contiguous(memory_format=torch.channels_last)
-    out_channels = own[0][1].shape[3]
+    first_geometry, w_own, w_set = launches[0]
+    out_channels = w_own.shape[3]
 
     def new(rows: int, dtype: torch.dtype) -> Tensor:
         shape = (rows, out_channels, *size)
@@ -145,24 +163,23 @@ def _layer(
 
     y = new(x.shape[0], x.dtype)
     if sets.all_single:  # s = u
-        for (geometry, w_own), (_, w_set) in zip(own, from_set, strict=True):
-            convolve(x, geometry, w_own + w_set, y, None, None, bias, slope, tile)
+        for geometry, own, from_set in launches:
+            convolve(x, geometry, own + from_set, y, None, None, bias, slope, tile)
         return y
-    if _is_pointwise(own) and (tile is None or tile.kernel == "pointwise"):
+    if _is_pointwise(first_geometry, w_own) and (tile is None or tile.kernel == "pointwise"):
         whole = tile or pick("pointwise", x.dtype, x.shape[1], out_channels)
         set_bytes = x.shape[0] / sets.num_sets * whole.bm * x.shape[1] * x.element_size()
         if tile is not None or set_bytes <= POINTWISE_SET_BYTES:
-            pointwise(x, own[0][1], from_set[0][1], bias, sets, slope, y, whole)
+            pointwise(x, w_own, w_set, bias, sets, slope, y, whole)
             return y
     t = new(sets.num_sets, torch.float32)
     s = set_reduce(x, sets, mean=True)
-    for geometry, weight in from_set:
-        convolve(s, geometry, weight, t, None, None, bias, None, tile)
-    for geometry, weight in own:
-        convolve(x, geometry, weight, y, t, sets.set_ids, None, slope, tile)
+    for geometry, _, from_set in launches:
+        convolve(s, geometry, from_set, t, None, None, bias, None, tile)
+    for geometry, own, _ in launches:
+        convolve(x, geometry, own, y, t, sets.set_ids, None, slope, tile)
     return y
 
 
-def _is_pointwise(launches: Launches) -> bool:
-    geometry, weight = launches[0]
+def _is_pointwise(geometry: Geometry, weight: Tensor) -> bool:
     return weight.shape[:2] == (1, 1) and geometry.in_step == geometry.out_step == (1, 1) and geometry.base == (0, 0)

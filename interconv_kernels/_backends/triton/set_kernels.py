@@ -1,12 +1,24 @@
 """The set operations as Triton kernels, over packed rows x [N, M] (a sample flattened in the order of its memory).
 
 Names: p_ pointer, i_ index, m_ mask; M columns; set b holds the rows lo ... hi-1; ACC is the dtype of sums. Offsets
-into rows are int64: the row stride is made int64 before any loop. A program owns BLOCK columns of one set or of one
+into rows are int64: the row stride is made int64 before any loop. A program computes BLOCK columns of one set or of one
 row; programs are ordered set by set, so a set's rows stay in the cache while they are needed.
+
+Triton compiles a kernel again where an integer argument becomes 1 or a multiple of 16. These kernels are not: sizes
+change from batch to batch. What 16-byte accesses need is the constant VECTOR, by which M is divisible.
 """
+
+from functools import partial
 
 import triton
 import triton.language as tl
+
+# For kernels that are launched: no argument leads to another compilation, except for the alignment of the data.
+batch_jit = partial(
+    triton.jit,
+    do_not_specialize=["num_rows", "first_row", "M"],
+    do_not_specialize_on_alignment=["p_offsets", "p_ids"],
+)
 
 # Rows are summed in pieces counted from the set's own first row, then piece by piece: the same bits whether the pieces
 # are summed by one program or by many, and wherever in the batch the set is.
@@ -16,6 +28,12 @@ PIECE = tl.constexpr(64)
 @triton.jit
 def set_span(p_offsets, i_set):
     return tl.load(p_offsets + i_set), tl.load(p_offsets + i_set + 1)
+
+
+@triton.jit
+def whole_vectors(M, VECTOR: tl.constexpr):
+    """M, which is a multiple of VECTOR, in a form that tells the compiler so."""
+    return M // VECTOR * VECTOR
 
 
 @triton.jit
@@ -63,14 +81,17 @@ def leaky_relu(x, slope):
 # --- 1. set reduction -------------------------------------------------------------------------------------------------
 
 
-@triton.jit
-def full_piece_kernel(p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """Stage 1, for batches of more than 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
+@batch_jit
+def full_piece_kernel(
+    p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
+):
+    """Stage 1, for batches of at least 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
 
     Window q is the rows 64q ... 64q + 63.
     Full pieces are 64 rows each and disjoint, so at most one starts in each such window: which piece belongs to which
     slot follows from the offsets, and the launch from N alone.
     """
+    M = whole_vectors(M, VECTOR)
     i_slot, first, mask = column_block(M, BLOCK)
     rows = i_slot * PIECE + tl.arange(0, PIECE)
     ids = tl.load(p_ids + rows, mask=rows < num_rows, other=0)
@@ -84,7 +105,7 @@ def full_piece_kernel(p_x, p_offsets, p_ids, p_pieces, num_rows, M, ACC: tl.cons
         tl.store(p_pieces + i_slot * stride + first + tl.arange(0, BLOCK), total, mask=mask)
 
 
-@triton.jit
+@batch_jit
 def set_reduce_kernel(
     p_x,
     p_offsets,
@@ -92,27 +113,22 @@ def set_reduce_kernel(
     p_out,
     M,
     MEAN: tl.constexpr,
-    HAS_PIECES: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
-    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set.
-
-    With HAS_PIECES the sums of full pieces are read from stage 1.
-    """
+    """out[b] = the sum of x[lo ... hi-1], or the mean; zero for an empty set. Full pieces are read from stage 1."""
+    M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_row = p_x + first + tl.arange(0, BLOCK)
-    if HAS_PIECES:
-        p_piece = p_pieces + first + tl.arange(0, BLOCK)
-        total = tl.zeros([BLOCK], ACC)
-        tail = lo + (hi - lo) // PIECE * PIECE
-        for start in range(lo, tail, PIECE):
-            total += tl.load(p_piece + start // PIECE * stride, mask=mask, other=0.0)
-        total += sum_rows(p_row, tail, hi, stride, mask, ACC, BLOCK)
-    else:
-        total = sum_set(p_row, lo, hi, stride, mask, ACC, BLOCK)
+    p_piece = p_pieces + first + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], ACC)
+    tail = lo + (hi - lo) // PIECE * PIECE
+    for start in range(lo, tail, PIECE):
+        total += tl.load(p_piece + start // PIECE * stride, mask=mask, other=0.0)
+    total += sum_rows(p_row, tail, hi, stride, mask, ACC, BLOCK)
     if MEAN:
         total = divide(total, hi - lo)
     p_out += i_set * stride + first + tl.arange(0, BLOCK)
@@ -123,25 +139,37 @@ def set_reduce_kernel(
 
 
 @triton.jit
-def concat_columns(first, inner, SPREAD: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the columns of u's row go in concat's row (own half): with SPREAD, runs of `inner` are `inner` apart."""
+def concat_columns(first, C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr):
+    """Where the columns of u's row go in the row of concat (own half).
+
+    NCHW: a row of concat is u's row, then that of s. channels_last: the two alternate, C columns each.
+    """
     columns = first + tl.arange(0, BLOCK)
-    if SPREAD:
-        columns += columns // inner * inner
+    if CHANNELS_LAST:
+        columns += columns // C * C
     return columns
 
 
-@triton.jit
-def concat_kernel(p_u, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
-    """out[i] = [u_i | s] for the set's rows, where s is their mean. u is read once.
-
-    NCHW: a row of out is u's row, then s's. channels_last (SPREAD): the two alternate, `inner` = C columns each.
-    """
+@batch_jit
+def concat_kernel(
+    p_u,
+    p_offsets,
+    p_out,
+    M,
+    C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """out[i] = [u_i | s] for the set's rows, where s is their mean. u is read once."""
+    M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
     p_row = p_u + first + tl.arange(0, BLOCK)
-    p_own = p_out + concat_columns(first, inner, SPREAD, BLOCK)
+    p_own = p_out + concat_columns(first, C, CHANNELS_LAST, BLOCK)
+    to_mean = C if CHANNELS_LAST else M
     total = tl.zeros([BLOCK], ACC)
     for start in range(lo, hi, PIECE):
         piece = tl.zeros([BLOCK], ACC)
@@ -152,19 +180,29 @@ def concat_kernel(p_u, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl
         total += piece
     s = divide(total, hi - lo).to(p_out.dtype.element_ty)
     for i in tl.range(lo, hi, loop_unroll_factor=4):
-        tl.store(p_own + i * (2 * stride) + inner, s, mask=mask)
+        tl.store(p_own + i * (2 * stride) + to_mean, s, mask=mask)
 
 
-@triton.jit
+@batch_jit
 def concat_backward_kernel(
-    p_g, p_offsets, p_out, M, inner, SPREAD: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr
+    p_g,
+    p_offsets,
+    p_out,
+    M,
+    C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     """The adjoint: out_i = g_own_i + (sum of g_set over the set) / K. g [N, 2M], out [N, M]."""
+    M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
-    p_own = p_g + concat_columns(first, inner, SPREAD, BLOCK)
-    mean = divide(sum_set(p_own + inner, lo, hi, 2 * stride, mask, ACC, BLOCK), hi - lo)
+    p_own = p_g + concat_columns(first, C, CHANNELS_LAST, BLOCK)
+    to_mean = C if CHANNELS_LAST else M
+    mean = divide(sum_set(p_own + to_mean, lo, hi, 2 * stride, mask, ACC, BLOCK), hi - lo)
     p_row = p_out + first + tl.arange(0, BLOCK)
     for i in tl.range(lo, hi, loop_unroll_factor=4):
         g = tl.load(p_own + i * (2 * stride), mask=mask, other=0.0).to(ACC)
@@ -174,9 +212,20 @@ def concat_backward_kernel(
 # --- 3. centring, its inverse, per-set add ----------------------------------------------------------------------------
 
 
-@triton.jit
-def center_kernel(p_x, p_offsets, p_mean, p_dev, M, FROM_MEAN: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
+@batch_jit
+def center_kernel(
+    p_x,
+    p_offsets,
+    p_mean,
+    p_dev,
+    M,
+    FROM_MEAN: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
     """mean[b], and for each row but the last of its set dev = x_i - x_last, or x_i - mean in a second pass."""
+    M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
@@ -204,9 +253,10 @@ def center_kernel(p_x, p_offsets, p_mean, p_dev, M, FROM_MEAN: tl.constexpr, ACC
     tl.store(p_mean + i_set * stride + columns, mean.to(p_mean.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK: tl.constexpr):
+@batch_jit
+def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
     """The inverse of center: x_last = mean - sum(dev) / K, x_i = x_last + dev_i."""
+    M = whole_vectors(M, VECTOR)
     i_set, first, mask = column_block(M, BLOCK)
     lo, hi = set_span(p_offsets, i_set)
     stride = tl.cast(M, tl.int64)
@@ -221,7 +271,7 @@ def uncenter_kernel(p_mean, p_dev, p_offsets, p_out, M, ACC: tl.constexpr, BLOCK
         tl.store(p_row + i * stride, x.to(p_out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@batch_jit
 def set_add_kernel(
     p_y,
     p_t,
@@ -231,19 +281,20 @@ def set_add_kernel(
     p_out,
     first_row,
     M,
-    inner,
-    C,
+    C: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
     HAS_Y: tl.constexpr,
     MEAN: tl.constexpr,
     HAS_SLOPE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     """out_i = act(y_i + t_b(i) / K), where y, the division and the activation are optional.
 
-    p_y and p_out begin at row first_row. Column m belongs to channel m // inner % C: `inner` is H W in NCHW and 1 in
-    channels_last. p_slope is [C].
+    p_y and p_out begin at row first_row. p_slope is [C].
     """
+    M = whole_vectors(M, VECTOR)
     i_row, first, mask = column_block(M, BLOCK)
     i_set = tl.load(p_ids + first_row + i_row)
     stride = tl.cast(M, tl.int64)
@@ -255,6 +306,11 @@ def set_add_kernel(
     if HAS_Y:
         x += tl.load(p_y + i_row * stride + columns, mask=mask, other=0.0).to(ACC)
     if HAS_SLOPE:
-        channel = (columns // inner % C).to(tl.int32)
+        if CHANNELS_LAST:
+            channel = columns % C
+            if C % VECTOR == 0:
+                channel = tl.max_contiguous(tl.multiple_of(channel, VECTOR), VECTOR)
+        else:
+            channel = columns // (M // C)
         x = leaky_relu(x, tl.load(p_slope + channel, mask=mask, other=0.0).to(ACC))
     tl.store(p_out + i_row * stride + columns, x.to(p_out.dtype.element_ty), mask=mask)

@@ -95,7 +95,9 @@ def measured(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> Rec
 def tile(kernel: str, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> Tile | None:
     """The tile measured fastest for a kernel of this layer, or None if it was not measured."""
     found = measured(direction, conv, u, weight)
-    name = found and found["tiles"].get(kernel)
+    if found is None:
+        return None
+    name = found["tiles"].get(kernel)
     return next((row for row in TILES if row.name == name), None)
 
 
