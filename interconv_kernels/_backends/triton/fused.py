@@ -21,6 +21,7 @@ from ..contract import Direction, Gradients, Record
 from . import tuned
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
 from .conv_launch import Geometry, convolve, has_tma, pointwise, wgrad
+from .row_launch import convolve_rows, is_row_convolution
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
@@ -87,6 +88,8 @@ def candidates(
     kernels = ["conv"]
     if conv.stride == (1, 1):
         kernels += ["conv_tma"] * has_tma(u)
+    if is_row_convolution(conv, weight):
+        kernels.append("conv_rows")
     if conv.is_pointwise(weight):
         kernels.append("pointwise")
     for kernel in kernels:
@@ -143,10 +146,11 @@ def _layer(
         shape = (rows, out_channels, *size)
         return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
+    run = convolve_rows if tile is not None and tile.kernel == "conv_rows" else convolve
     y = new(x.shape[0], x.dtype)
     if sets.all_single:  # s = u
         for (geometry, w_own), (_, w_set) in zip(own, from_set, strict=True):
-            convolve(x, geometry, w_own + w_set, y, None, None, bias, slope, tile)
+            run(x, geometry, w_own + w_set, y, None, None, bias, slope, tile)
         return y
     if _is_pointwise(own) and (tile is None or tile.kernel == "pointwise"):
         whole = tile or pick("pointwise", x.dtype, x.shape[1], out_channels)
@@ -157,9 +161,9 @@ def _layer(
     t = new(sets.num_sets, torch.float32)
     s = set_reduce(x, sets, mean=True)
     for geometry, weight in from_set:
-        convolve(s, geometry, weight, t, None, None, bias, None, tile)
+        run(s, geometry, weight, t, None, None, bias, None, tile)
     for geometry, weight in own:
-        convolve(x, geometry, weight, y, t, sets.set_ids, None, slope, tile)
+        run(x, geometry, weight, y, t, sets.set_ids, None, slope, tile)
     return y
 
 

@@ -12,11 +12,10 @@ from .conv_kernels import epilogue, gather, pixel_rows, tile_index
 
 
 @triton.jit
-def tap(p_weight, r, q, c, columns, C: tl.constexpr, CO: tl.constexpr):
-    """weight[r, q] [BK, BN], zero for channels and columns that do not exist."""
-    p_tap = p_weight + (r * 3 + q) * C * CO
-    mask = (c < C)[:, None] & (columns < CO)[None, :]
-    return tl.load(p_tap + c[:, None] * CO + columns[None, :], mask=mask, other=0.0)
+def tap(p_weight, r, q, columns, CO: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """weight[r, q] [BK, BN], from the weight padded with zeros to whole tiles."""
+    WIDTH: tl.constexpr = (CO + BN - 1) // BN * BN
+    return tl.load(p_weight + ((r * 3 + q) * BK + tl.arange(0, BK))[:, None] * WIDTH + columns[None, :])
 
 
 @triton.jit
@@ -25,9 +24,7 @@ def add_taps(acc, left, middle, right, w_left, w_middle, w_right):
     return tl.dot(right, w_right, tl.dot(middle, w_middle, tl.dot(left, w_left, acc)))
 
 
-@triton.jit(
-    do_not_specialize=["num_samples", "H", "W", "out_h", "out_w", "base_h", "base_w", "rows"],
-)
+@triton.jit(do_not_specialize=["num_samples", "H", "W", "out_h", "out_w", "base_h", "base_w", "rows"])
 def conv_rows_kernel(
     p_u,
     p_weight,
@@ -53,10 +50,11 @@ def conv_rows_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """u [N,H,W,C], weight [3,3,C,CO], t [B,out_h,out_w,CO] float32 (its bias inside), y [N,out_h,out_w,CO]; C <= BK.
+    """u [N,H,W,C], t [B,out_h,out_w,CO] float32 (its bias inside), y [N,out_h,out_w,CO]; C <= BK.
 
     A program computes `rows` consecutive rows of y for BM image columns, which are counted through the whole batch:
-    column w of sample n is number n out_w + w. Output pixel (h, w) reads u from (h + base_h, w + base_w) on.
+    column w of sample n is number n out_w + w. Output pixel (h, w) reads u from (h + base_h, w + base_w) on. weight is
+    [3,3,BK,CO rounded up to a multiple of BN], padded with zeros.
     """
     i_tile, first_column = tile_index(CO, BN)
     blocks = tl.cdiv(out_h, rows)
@@ -71,15 +69,15 @@ def conv_rows_kernel(
     if HAS_SET:
         i_set = tl.load(p_ids + n, mask=n < num_samples, other=0)
         p_term = p_t + (i_set * image + w)[:, None] * CO + columns[None, :]
-    w00 = tap(p_weight, 0, 0, c, columns, C, CO)
-    w01 = tap(p_weight, 0, 1, c, columns, C, CO)
-    w02 = tap(p_weight, 0, 2, c, columns, C, CO)
-    w10 = tap(p_weight, 1, 0, c, columns, C, CO)
-    w11 = tap(p_weight, 1, 1, c, columns, C, CO)
-    w12 = tap(p_weight, 1, 2, c, columns, C, CO)
-    w20 = tap(p_weight, 2, 0, c, columns, C, CO)
-    w21 = tap(p_weight, 2, 1, c, columns, C, CO)
-    w22 = tap(p_weight, 2, 2, c, columns, C, CO)
+    w00 = tap(p_weight, 0, 0, columns, CO, BN, BK)
+    w01 = tap(p_weight, 0, 1, columns, CO, BN, BK)
+    w02 = tap(p_weight, 0, 2, columns, CO, BN, BK)
+    w10 = tap(p_weight, 1, 0, columns, CO, BN, BK)
+    w11 = tap(p_weight, 1, 1, columns, CO, BN, BK)
+    w12 = tap(p_weight, 1, 2, columns, CO, BN, BK)
+    w20 = tap(p_weight, 2, 0, columns, CO, BN, BK)
+    w21 = tap(p_weight, 2, 1, columns, CO, BN, BK)
+    w22 = tap(p_weight, 2, 2, columns, CO, BN, BK)
     zeros = tl.zeros([BM, BN], tl.float32)
     last, middle = zeros, zeros  # the sums of output rows h - 2 and h - 1
     for h in range(first_row, tl.minimum(first_row + rows, out_h) + 2):
