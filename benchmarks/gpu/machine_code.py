@@ -106,13 +106,18 @@ def typical_channels(tile: Tile) -> tuple[int, ...]:
     return {32: (128, 23), 64: (128, 33)}[tile.bn]
 
 
-def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int = 16) -> Callable[[], object]:
+def tile_launch(
+    tile: Tile,
+    dtype: torch.dtype,
+    channels: int,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    lengths: Sequence[int] = (8, 8),
+) -> Callable[[], object]:
     """The tile's kernel as the layer launches it: 3x3 (pointwise: 1x1), PReLU, the set's term or a bias."""
-    size = (HEIGHT, WIDTH)
     k = 1 if tile.kernel == "pointwise" else 3
     conv = Conv((1, 1), (k // 2, k // 2), (1, 1), torch.channels_last)
-    sets = index([num_samples // 2] * 2)
-    u, y = (maps(num_samples, channels, *size, dtype) for _ in range(2))
+    sets = index(lengths)
+    u, y = (maps(sets.num_rows, channels, *size, dtype) for _ in range(2))
     t = maps(sets.num_sets, channels, *size, torch.float32)
     weight = torch.empty(k, k, channels, channels, dtype=dtype, device=META)
     vector = torch.empty(channels, dtype=dtype, device=META)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from common import FORMATS, RAGGED, eager_concat, make_case, oracle, with_grads, worst
-from test_compile import LENGTHS, fresh_compiler, network, step  # noqa: F401  (a fixture)
 from functorch.compile import make_boxed_func
+from test_compile import LENGTHS, fresh_compiler, network, step  # noqa: F401  (a fixture)
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor import compile_fx, metrics
 

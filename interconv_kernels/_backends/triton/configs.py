@@ -23,9 +23,9 @@ WGRAD_PROGRAMS = 256
 POINTWISE_SET_BYTES = 192 * 1024
 
 
-# conv_rows: images are cut into blocks of rows until there are about this many programs (four on each multiprocessor
-# of a large GPU). A block reads two rows more than it computes and loads all weights, so it has at least MIN_ROWS.
-ROW_PROGRAMS = 528
+# conv_rows: images are cut into blocks of rows until there are about this many programs (two waves of a large GPU). A
+# block reads two rows more than it computes and loads all weights, so it has at least MIN_ROWS.
+ROW_PROGRAMS = 1024
 MIN_ROWS = 16
 
 

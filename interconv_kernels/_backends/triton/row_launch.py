@@ -26,11 +26,13 @@ def convolve_rows(
     set_ids: Tensor | None,
     bias: Tensor | None,
     slope: Tensor | None,
-    tile: Tile,
+    tile: Tile | None,
 ) -> None:
     """As `convolve` in conv_launch.py, for weights [3,3,C,Co] with C <= tile.bk and taps one pixel apart."""
     channels, out_channels = weight.shape[2:]
-    assert weight.shape[:2] == (3, 3) and channels <= tile.bk
+    assert weight.shape[:2] == (3, 3)
+    assert tile is not None
+    assert channels <= tile.bk
     base_h, base_w = geometry.base
     if geometry.tap_step == (-1, -1):  # grad_u: tap r reads h + base - r, so the flipped weight reads from base - 2 on
         weight, base_h, base_w = weight.flip(0, 1), base_h - 2, base_w - 2
@@ -38,7 +40,7 @@ def convolve_rows(
     weight = F.pad(weight.to(x.dtype), (0, column_tiles * tile.bn - out_channels, 0, tile.bk - channels)).contiguous()
     (num_samples, _, height, width), (out_h, out_w) = x.shape, geometry.grid
     strips = -(-num_samples * out_w // tile.bm) * column_tiles
-    blocks = min(-(-ROW_PROGRAMS // strips), -(-out_h // MIN_ROWS))
+    blocks = max(1, min(-(-ROW_PROGRAMS // strips), out_h // MIN_ROWS))
     rows = -(-out_h // blocks)
     with torch.cuda.device_of(x):
         row_kernels.conv_rows_kernel[(strips * -(-out_h // rows),)](
