@@ -1,6 +1,12 @@
 """Which algorithm computes a layer: the one place that decides what `algorithm="auto"` means.
 
-The rules use shapes alone, so that nothing is read from the device. For each call, the first rule that applies:
+Under torch.compile and torch.export on a GPU, the layer is traced as `split` in torch operations (`traceable.py`), so
+that Inductor can fuse the addition of the set term, and the bias, norm and activation that follow, into one pass. The
+set sizes are not known then, nor does a graph depend on them, so single samples cost two half-convolutions. What
+`ik.tune` found is for calls that are not compiled; `algorithm="fused"` asks for the fused layer in compiled code too.
+
+Everywhere else the layer is one operator, which chooses when it runs. The rules use shapes alone, so that nothing is
+read from the device. For each call, the first rule that applies:
 
 1. `ik.tune` timed this kind of layer on this GPU: "fused" if that was fastest.
 2. "fused" of backend "cpp": float32 on a CPU with AVX-512, 1x1 or 3x3 kernels of stride 1. A 3x3 kernel needs at least
@@ -44,6 +50,7 @@ MIN_FUSED_CHANNELS = {"forward": 8, "backward": 4}  # of 3x3 kernels
 MAX_CENTERED_SIZE = 8.0
 CENTERED_WORK = 72
 CENTERED_PASSES = 8
+TRACED_DEVICES = ("cuda",)  # of torch: CUDA and ROCm
 WINOGRAD_MAX_CENTERED = 8
 
 
@@ -52,6 +59,11 @@ class Choice(NamedTuple):
 
     algorithm: str
     max_centered: int = 1
+
+
+def is_traced(u: Tensor, algorithm: str) -> bool:
+    """Whether a call is traced as torch operations (`traceable.py`), not as one operator."""
+    return algorithm == "auto" and u.device.type in TRACED_DEVICES and torch.compiler.is_compiling()
 
 
 def choose(

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import algorithms, ops  # noqa: F401  (ops registers the operators)
+from . import algorithms, ops, traceable  # noqa: F401  (ops registers the operators)
 from ._backends.registry import check_name
 from .activation import leaky_relu
 from .autograd import InterConvFunction
+from .choice import is_traced
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets, as_sets, sets_of_jagged
@@ -78,7 +79,10 @@ def interconv2d(
     negative_slope = _check_slope(negative_slope, u, weight)
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
-    if negative_slope is None:
+    if is_traced(u, algorithm):
+        y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
+        y = y if negative_slope is None else leaky_relu(y, negative_slope)
+    elif negative_slope is None:
         y = InterConvFunction.apply(u, weight, bias, *index, *settings)
     elif torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (u, weight, bias, negative_slope)

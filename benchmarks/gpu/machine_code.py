@@ -26,7 +26,7 @@ import torch
 import triton
 from triton.runtime import JITFunction
 
-from interconv_kernels._backends.triton import conv_kernels, conv_launch, set_kernels, set_ops
+from interconv_kernels._backends.triton import conv_kernels, conv_launch, row_kernels, row_launch, set_kernels, set_ops
 from interconv_kernels._backends.triton.configs import TILES, Tile
 from interconv_kernels.convolution import Conv
 
@@ -97,6 +97,8 @@ def products_of(tile: Tile) -> tuple[Products, ...]:
 
 def typical_channels(tile: Tile) -> tuple[int, ...]:
     """Channel counts of the paper's networks: one that BK divides and one that it does not; odd ones for odd tiles."""
+    if tile.kernel == "conv_rows":
+        return (tile.bk, tile.bk - 8) if tile.vectors else (12, 23)
     if tile.vectors:
         return {32: (32, 24), 64: (64, 184), 128: (128, 200)}[tile.bn]
     if tile.bits == 16:
@@ -104,13 +106,18 @@ def typical_channels(tile: Tile) -> tuple[int, ...]:
     return {32: (128, 23), 64: (128, 33)}[tile.bn]
 
 
-def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int = 16) -> Callable[[], object]:
+def tile_launch(
+    tile: Tile,
+    dtype: torch.dtype,
+    channels: int,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    lengths: Sequence[int] = (8, 8),
+) -> Callable[[], object]:
     """The tile's kernel as the layer launches it: 3x3 (pointwise: 1x1), PReLU, the set's term or a bias."""
-    size = (HEIGHT, WIDTH)
     k = 1 if tile.kernel == "pointwise" else 3
     conv = Conv((1, 1), (k // 2, k // 2), (1, 1), torch.channels_last)
-    sets = index([num_samples // 2] * 2)
-    u, y = (maps(num_samples, channels, *size, dtype) for _ in range(2))
+    sets = index(lengths)
+    u, y = (maps(sets.num_rows, channels, *size, dtype) for _ in range(2))
     t = maps(sets.num_sets, channels, *size, torch.float32)
     weight = torch.empty(k, k, channels, channels, dtype=dtype, device=META)
     vector = torch.empty(channels, dtype=dtype, device=META)
@@ -119,7 +126,7 @@ def tile_launch(tile: Tile, dtype: torch.dtype, channels: int, num_samples: int 
     if tile.kernel == "pointwise":
         return lambda: conv_launch.pointwise(u, weight, weight, vector, sets, vector, y, tile)
     geometry = conv_launch.Geometry(size, (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
-    return lambda: conv_launch.convolve(u, geometry, weight, y, t, sets.set_ids, None, vector, tile)
+    return partial(convolution_of(tile), u, geometry, weight, y, t, sets.set_ids, None, vector, tile)
 
 
 def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
@@ -128,7 +135,12 @@ def set_term_launch(tile: Tile, channels: int) -> Callable[[], object]:
     weight = torch.empty(3, 3, channels, channels, dtype=torch.bfloat16, device=META)
     bias = torch.empty(channels, dtype=torch.bfloat16, device=META)
     geometry = conv_launch.Geometry((HEIGHT, WIDTH), (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
-    return lambda: conv_launch.convolve(means, geometry, weight, t, None, None, bias, None, tile)
+    return partial(convolution_of(tile), means, geometry, weight, t, None, None, bias, None, tile)
+
+
+def convolution_of(tile: Tile) -> Callable[..., None]:
+    """The launcher of a convolution tile."""
+    return row_launch.convolve_rows if tile.kernel == "conv_rows" else conv_launch.convolve
 
 
 def set_cases() -> Iterator[KernelCase]:
@@ -161,7 +173,7 @@ def set_launches(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]
 
 def all_kernels() -> set[str]:
     """The names of all kernels of the library."""
-    functions = [*vars(set_kernels).items(), *vars(conv_kernels).items()]
+    functions = [item for module in (set_kernels, conv_kernels, row_kernels) for item in vars(module).items()]
     return {name for name, value in functions if isinstance(value, JITFunction) and name.endswith("_kernel")}
 
 

@@ -36,9 +36,11 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 
 from interconv_kernels._backends.triton import fused, set_ops
+from interconv_kernels._backends.triton.configs import candidates_for
 from interconv_kernels.convolution import Conv
 
 from ..document import difference, write_section
+from .machine_code import tile_launch
 from .offline import CHIPS, META, Launch, index, maps, record
 
 
@@ -141,6 +143,14 @@ def cost(launch: Launch) -> Cost:
         moved = u.nbytes + weight.nbytes + (a["p_t"].nbytes if a["HAS_SET"] else 0) + y.nbytes
         rows, tile_depth = a["BH"] * a["BW"], taps * up(a["C"], a["BK"])
         return product(launch, rows, pixels, taps * a["C"], tile_depth, moved, y.nbytes)
+    if launch.kernel == "conv_rows_kernel":
+        columns, tile_columns = a["num_samples"] * a["out_w"], up(a["CO"], a["BN"])
+        steps = a["out_h"] + 2 * -(-a["out_h"] // a["rows"])  # rows of u that the blocks of a column read
+        moved = a["p_u"].nbytes + a["p_weight"].nbytes + (a["p_t"].nbytes if a["HAS_SET"] else 0) + a["p_y"].nbytes
+        loaded = 3 * columns * steps * a["C"] * tile_columns // a["BN"] + 9 * launch.programs * a["BK"] * a["BN"]
+        done = 2 * 9 * up(columns, a["BM"]) * steps * a["BK"] * tile_columns
+        needed = 2 * 9 * columns * a["out_h"] * a["C"] * a["CO"]
+        return Cost(done, needed, moved, loaded * DTYPE.itemsize + a["p_y"].nbytes)
     if launch.kernel == "wgrad_kernel":
         pixels, rows = a["num_rows"] * a["out_h"] * a["out_w"], a["TAPS_H"] * a["TAPS_W"] * a["C"]
         parts = a["p_parts"].nbytes
@@ -259,6 +269,17 @@ def report(gpu: Gpu) -> str:
     ]
     for shape in SHAPES:
         lines += dict.fromkeys(kernel_lines(gpu, shape))  # grad_u has the launches of the forward: one line for both
+    lines += [
+        "",
+        f"PREDICTED, not measured: {gpu.title}, the tiles for 3x3 kernels with few channels, one launch with the ragged"
+        " batch. L2 bytes per value of u: 18 if each tap reads u.",
+        "",
+        "| layer | tile | programs | computed GFLOP | MB | L2 bytes per value of u | PREDICTED time | bound"
+        " | of the roofline |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for shape in SHAPES:
+        lines += tile_lines(gpu, shape)
     return "\n".join(lines) + "\n"
 
 
@@ -274,6 +295,23 @@ def kernel_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
             f" | {work.bytes / 1e6:.1f} | {microseconds(part.seconds)} | {part.bound} | {microseconds(part.roofline)}"
             f" | {part.fraction:.0%} |"
         )
+
+
+def tile_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
+    """A line for each tile that `ik.tune` can choose for the layer, if conv_rows is among them."""
+    if shape.k != 3 or not candidates_for("conv_rows", DTYPE, shape.channels, shape.channels):
+        return
+    chip = CHIPS[gpu.chip]
+    for kernel in ("conv_tma", "conv", "conv_rows") if chip.has_tma else ("conv", "conv_rows"):
+        for tile in candidates_for(kernel, DTYPE, shape.channels, shape.channels):
+            size = (shape.height, shape.width)
+            [launch] = record(chip, tile_launch(tile, DTYPE, shape.channels, size, SETS["ragged"]))
+            work, part = cost(launch), predict(gpu, launch)
+            values = sum(SETS["ragged"]) * shape.channels * shape.height * shape.width
+            yield (
+                f"| {shape} | {tile.name} | {launch.programs} | {work.flops / 1e9:.1f} | {work.bytes / 1e6:.1f}"
+                f" | {work.l2_bytes / values:.1f} | {microseconds(part.seconds)} | {part.bound} | {part.fraction:.0%} |"
+            )
 
 
 def microseconds(seconds: float) -> str:

@@ -16,7 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from benchmarks.document import difference, read_section, write_section
 from benchmarks.gpu import machine_code, offline, predict
 from benchmarks.gpu.offline import CHIPS, Code
-from interconv_kernels._backends.triton.configs import TILES, Tile
+from interconv_kernels._backends.triton.configs import TILES, Tile, candidates_for
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/internals/gpu-tables.md"
@@ -52,6 +52,17 @@ def test_what_a_chip_is_not_for_is_not_compiled_for_it():
     assert bulk
     for case in bulk:
         assert {name for name, chip in CHIPS.items() if case.fits(chip)} == {"sm_90", "sm_100", "sm_120"}
+
+
+def test_row_blocks_are_compiled_once_for_all_batches(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    [tile] = candidates_for("conv_rows", torch.bfloat16, 16, 16)
+    chip, variants = CHIPS["sm_90"], set()
+    for size, lengths in (((64, 64), [8, 8]), ((1, 1), [1, 1]), ((37, 17), [1, 2]), ((160, 192), [3])):
+        [launch] = offline.record(chip, machine_code.tile_launch(tile, torch.bfloat16, 16, size, lengths))
+        offline.compile_for(chip, launch)
+        variants.add(len(launch.function.device_caches[chip.name][0]))
+    assert len(variants) == 1
 
 
 def test_a_tile_that_spills_is_reported(tmp_path, monkeypatch):
@@ -111,7 +122,7 @@ def test_predictions_say_what_they_are_and_stay_below_the_floor():
     printed = run("predict", "--gpu", "h200")
     assert printed.returncode == 0, printed.stderr
     heads = [line for line in printed.stdout.splitlines() if line.startswith(("| layer", "PREDICTED"))]
-    assert len(heads) == 4
+    assert len(heads) == 6
     assert all("PREDICTED" in head for head in heads)
     shares = [int(share) for share in re.findall(r"(\d+)%", printed.stdout)]
     assert len(shares) > 100
@@ -146,6 +157,28 @@ def test_costs_by_hand():
     assert conv.flops == 2 * 3 * 128 * 64 * 9 * 64
     assert conv.bytes == 2 * 3 * 12288 + 2 * 9 * 48 * 48 + 2 * 24576  # u, y, the weights and t in float32
     assert conv.l2_bytes == 2 * 9 * 48 * (3 * 128 + 3 * 48) + 3 * 12288
+
+
+def test_costs_of_row_blocks_by_hand():
+    """Two blocks of 20 rows for 64 columns, of which 48 exist: each reads 22 rows three times, and all weights."""
+    [tile] = candidates_for("conv_rows", torch.bfloat16, 24, 24)
+    [launch] = offline.record(CHIPS["sm_90"], machine_code.tile_launch(tile, torch.bfloat16, 24, (40, 16), [2, 1]))
+    rows = predict.cost(launch)
+    maps, weights = 3 * 24 * 40 * 16 * 2, 9 * 32 * 32 * 2
+    assert launch.arguments["rows"] == 20
+    assert rows.needed_flops == 2 * 3 * 40 * 16 * 9 * 24 * 24
+    assert rows.flops == 2 * 64 * 44 * 9 * 32 * 32
+    assert rows.bytes == 2 * maps + weights + 2 * 24 * 40 * 16 * 4
+    assert rows.l2_bytes == 3 * 48 * 44 * 24 * 2 + 2 * weights + maps
+
+
+def test_tiles_are_predicted_beside_each_other():
+    lines = list(predict.tile_lines(predict.GPUS["h100"], predict.Shape("", 32, 160, 192)))
+    l2_bytes = {line.split("|")[2].split("-")[0].strip(): float(line.split("|")[6]) for line in lines}
+    assert set(l2_bytes) == {"conv_tma", "conv", "conv_rows"}
+    assert min(l2_bytes["conv"], l2_bytes["conv_tma"]) > 18  # u nine times
+    assert 6 < l2_bytes["conv_rows"] < 9  # u three times, y and the weights
+    assert not list(predict.tile_lines(predict.GPUS["h100"], predict.Shape("", 128, 40, 48)))
 
 
 # --- the document -----------------------------------------------------------------------------------------------------

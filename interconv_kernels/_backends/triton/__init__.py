@@ -1,11 +1,11 @@
 """Backend "triton": set operations and the fused layer as Triton kernels, for NVIDIA (sm_75 and later) and AMD GPUs.
 
-    set_kernels.py, conv_kernels.py   the kernels, and nothing else
-    configs.py                        the tiles they are launched with, each with its reason
-    set_ops.py, conv_launch.py        the arguments of their launches
-    launch.py                         a launch
-    fused.py                          the layer, forward and backward
-    tuned.py                          what `ik.tune()` measured fastest on this GPU
+    set_kernels.py, conv_kernels.py, row_kernels.py   the kernels, and nothing else
+    configs.py                                        the tiles they are launched with, each with its reason
+    set_ops.py, conv_launch.py, row_launch.py         the arguments of their launches
+    launch.py                                         a launch
+    fused.py                                          the layer, forward and backward
+    tuned.py                                          what `ik.tune()` measured fastest on this GPU
 
 Triton is optional, and imported on first use. With TRITON_INTERPRET=1 set before that, the kernels run on CPU tensors
 in Triton's interpreter: for tests, slowly.

@@ -24,10 +24,16 @@ WGRAD_PROGRAMS = 256
 POINTWISE_SET_BYTES = 192 * 1024
 
 
+# conv_rows: images are cut into blocks of rows until there are about this many programs (two waves of a large GPU). A
+# block reads two rows more than it computes and loads all weights, so it has at least MIN_ROWS.
+ROW_PROGRAMS = 1024
+MIN_ROWS = 16
+
+
 class Tile(NamedTuple):
     """A kernel's tile: BM rows (pixels; for wgrad taps times channels), BN output channels, BK of the depth."""
 
-    kernel: str  # conv, conv_tma, wgrad, pointwise
+    kernel: str  # conv, conv_tma, conv_rows, wgrad, pointwise
     bits: int  # 16 for bfloat16 and float16, 32 for float32
     vectors: bool  # wants C and Co that fill 16-byte vectors (multiples of 8, or of 4 in float32)
     bm: int
@@ -62,6 +68,11 @@ TILES = (
     Tile("conv", 16, True, 128, 32, 32, 4, 3, "few channels, or such that wider tiles pad by a third (96)"),
     Tile("conv", 16, False, 64, 64, 32, 8, 3, "odd channels (137): half the registers of four warps"),
     Tile("conv", 16, False, 64, 32, 32, 8, 3, "odd channels, few (23) or such that 64 pads by a third"),
+    # BK holds all channels. The nine weights stay in registers or shared memory, so there are no wide tiles.
+    Tile("conv_rows", 16, True, 64, 32, 64, 4, 2, "33 to 64 channels: 64 columns would take over 100 KB"),
+    Tile("conv_rows", 16, True, 64, 32, 32, 4, 2, "17 to 32 channels"),
+    Tile("conv_rows", 16, True, 64, 16, 16, 4, 2, "up to 16 channels"),
+    Tile("conv_rows", 16, False, 64, 16, 32, 8, 2, "odd channels, up to 32; 32 columns spill"),
     Tile("wgrad", 16, True, 128, 128, 32, 8, 3, "many channels"),
     Tile("wgrad", 16, True, 64, 64, 64, 8, 3, "64 channels: the result is small and the depth is long"),
     Tile("wgrad", 16, True, 64, 32, 32, 4, 3, "few channels"),
@@ -88,12 +99,17 @@ TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them
 def candidates_for(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> list[Tile]:
     """The rows that fit a kernel, a dtype and channel counts, widest first.
 
-    The rows for odd channel counts are returned only if no other fits.
+    The rows for odd channel counts are returned only if no other fits. For conv_rows there may be none, and only those
+    of the smallest depth that holds all channels are returned.
     """
     bits = 8 * dtype.itemsize
     rows = [tile for tile in TILES if tile.kernel == kernel and tile.bits == bits]
     filled = all(count * bits % 128 == 0 for count in (channels, out_channels))
-    return [tile for tile in rows if tile.vectors and filled] or [tile for tile in rows if not tile.vectors]
+    tiles = [tile for tile in rows if tile.vectors and filled] or [tile for tile in rows if not tile.vectors]
+    if kernel == "conv_rows":
+        depths = [tile.bk for tile in tiles if tile.bk >= channels]
+        tiles = [tile for tile in tiles if tile.bk == min(depths, default=None)]
+    return tiles
 
 
 @functools.cache

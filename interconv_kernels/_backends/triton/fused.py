@@ -22,6 +22,7 @@ from ..contract import Direction, Gradients, Record
 from . import tuned
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
 from .conv_launch import Geometry, Pair, convolve, has_tma, pointwise, wgrad
+from .row_launch import convolve_rows, is_row_convolution
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
@@ -104,6 +105,8 @@ def candidates(
     kernels = ["conv"]
     if conv.stride == (1, 1):
         kernels += ["conv_tma"] * has_tma(u)
+    if is_row_convolution(conv, weight):
+        kernels.append("conv_rows")
     if conv.is_pointwise(weight):
         kernels.append("pointwise")
     for kernel in kernels:
@@ -161,10 +164,11 @@ def _layer(
         shape = (rows, out_channels, *size)
         return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
+    run = convolve_rows if tile is not None and tile.kernel == "conv_rows" else convolve
     y = new(x.shape[0], x.dtype)
     if sets.all_single:  # s = u
         for geometry, own, from_set in launches:
-            convolve(x, geometry, own + from_set, y, None, None, bias, slope, tile)
+            run(x, geometry, own + from_set, y, None, None, bias, slope, tile)
         return y
     if _is_pointwise(first_geometry, w_own) and (tile is None or tile.kernel == "pointwise"):
         whole = tile or pick("pointwise", x.dtype, x.shape[1], out_channels)
@@ -175,9 +179,9 @@ def _layer(
     t = new(sets.num_sets, torch.float32)
     s = set_reduce(x, sets, mean=True)
     for geometry, _, from_set in launches:
-        convolve(s, geometry, from_set, t, None, None, bias, None, tile)
+        run(s, geometry, from_set, t, None, None, bias, None, tile)
     for geometry, own, _ in launches:
-        convolve(x, geometry, own, y, t, sets.set_ids, None, slope, tile)
+        run(x, geometry, own, y, t, sets.set_ids, None, slope, tile)
     return y
 
 

@@ -1,0 +1,59 @@
+"""The launch of row_kernels.py, on channels_last tensors."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...convolution import Conv
+from . import row_kernels
+from .configs import MIN_ROWS, ROW_PROGRAMS, Tile
+from .conv_launch import Geometry
+from .launch import launch
+
+
+def is_row_convolution(conv: Conv, weight: Tensor) -> bool:
+    """Whether the layer and its gradient are 3x3 convolutions of stride 1 without dilation."""
+    return weight.shape[2:] == (3, 3) and conv.stride == conv.dilation == (1, 1)
+
+
+def convolve_rows(
+    x: Tensor,
+    geometry: Geometry,
+    weight: Tensor,
+    y: Tensor,
+    t: Tensor | None,
+    set_ids: Tensor | None,
+    bias: Tensor | None,
+    slope: Tensor | None,
+    tile: Tile | None,
+) -> None:
+    """As `convolve` in conv_launch.py, for weights [3,3,C,Co] with C <= tile.bk and taps one pixel apart."""
+    channels, out_channels = weight.shape[2:]
+    assert weight.shape[:2] == (3, 3)
+    assert tile is not None
+    assert channels <= tile.bk
+    base_h, base_w = geometry.base
+    if geometry.tap_step == (-1, -1):  # grad_u: tap r reads h + base - r, so the flipped weight reads from base - 2 on
+        weight, base_h, base_w = weight.flip(0, 1), base_h - 2, base_w - 2
+    column_tiles = -(-out_channels // tile.bn)
+    weight = F.pad(weight.to(x.dtype), (0, column_tiles * tile.bn - out_channels, 0, tile.bk - channels)).contiguous()
+    (num_samples, _, height, width), (out_h, out_w) = x.shape, geometry.grid
+    strips = -(-num_samples * out_w // tile.bm) * column_tiles
+    blocks = max(1, min(-(-ROW_PROGRAMS // strips), out_h // MIN_ROWS))
+    rows = -(-out_h // blocks)
+    constants = {
+        "C": channels,
+        "CO": out_channels,
+        "HAS_SET": t is not None,
+        "HAS_BIAS": bias is not None,
+        "HAS_SLOPE": slope is not None,
+        "BM": tile.bm,
+        "BN": tile.bn,
+        "BK": tile.bk,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    pointers = (x, weight, t, set_ids, bias, slope, y)
+    sizes = (num_samples, height, width, out_h, out_w, base_h, base_w, rows)
+    launch(row_kernels.conv_rows_kernel, strips * -(-out_h // rows), x, pointers, sizes, constants)
