@@ -202,6 +202,10 @@ def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
 
 
 def precision(x: Tensor) -> str:
-    """How float32 is multiplied: as torch's own switch for convolutions says."""
+    """How float32 is multiplied: as torch's own switch for convolutions says, and never as TF32 on AMD's GPUs.
+
+    AMD's convolutions do not use it, and Triton has it for gfx942 alone.
+    """
     switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if x.dtype == torch.float32 and switch == "tf32" else "ieee"
+    is_tf32 = x.dtype == torch.float32 and switch == "tf32" and torch.version.hip is None
+    return "tf32" if is_tf32 else "ieee"
