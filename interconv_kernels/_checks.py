@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple, get_args
 
 import torch
@@ -45,13 +46,14 @@ CASES = (
     Case(5, 7, 1, 1, 1, (10, 9), torch.contiguous_format),
     Case(8, 8, 7, 1, 1, (8, 9), torch.channels_last),
 )
-# Between them, every tile can be used in one of these. In the first and third, channels fill 16-byte vectors; the depth
-# of a tile divides C forward and not backward; and there are more output channels than the widest tile has columns.
+# Every tile can be used in one of these. In the first, the depth of a tile divides C and not Co, and there are more
+# output channels than the widest tile has columns. The others have few channels, or odd numbers of them.
 TILE_CASES = (
     Case(64, 136, 3, 1, 1, (9, 10), torch.channels_last),
     Case(23, 37, 3, 1, 1, (9, 10), torch.channels_last),
     Case(64, 136, 1, 1, 1, (9, 10), torch.channels_last),
     Case(23, 37, 1, 1, 1, (9, 10), torch.channels_last),
+    *(Case(channels, channels, 3, 1, 1, (9, 10), torch.channels_last) for channels in (56, 24, 16)),
 )
 
 
@@ -111,7 +113,7 @@ class LayerCheck(NamedTuple):
         dtype: of all tensors.
         cases: the layers.
         precision: "ieee" or "tf32", how float32 is multiplied.
-        tile: {part of the layer: the tile that it is forced to use}.
+        tile: (part of the layer, the tile that it is forced to use), if any.
     """
 
     backend: BackendName
@@ -119,11 +121,11 @@ class LayerCheck(NamedTuple):
     dtype: torch.dtype
     cases: Sequence[Case]
     precision: str = "ieee"
-    tile: dict[str, str] = {}  # noqa: RUF012
+    tile: tuple[tuple[str, str], ...] = ()
 
     @property
     def case(self) -> str:
-        return " ".join([*self.tile.values(), *["tf32"] * (self.precision == "tf32")])
+        return " ".join([*dict(self.tile).values(), *["tf32"] * (self.precision == "tf32")])
 
     @property
     def title(self) -> str:
@@ -145,7 +147,9 @@ class LayerCheck(NamedTuple):
             with self._forced(case, device):
                 try:
                     got = _results(interconv2d, on_device, g, settings)
-                except ValueError as refusal:  # an algorithm that a backend does not have here, such as fused in float64
+                except (
+                    ValueError
+                ) as refusal:  # an algorithm that a backend does not have here, such as fused in float64
                     skipped = str(refusal)
                     continue
                 torchs = _results(reference.concat_interconv2d, on_device, g, options)
@@ -186,10 +190,15 @@ class LayerCheck(NamedTuple):
             if self.tile:
                 fused = get_backend(self.backend, device).tunable
                 assert fused is not None
-                u, weight = _empty(case, self.dtype, device)
+                candidate = {"algorithm": "fused", "tiles": dict(self.tile)}
+                layer = (_conv(case), *_empty(case, self.dtype, device))
                 for direction in DIRECTIONS:
-                    key = fused.layer_key(direction, _conv(case), u, weight)
-                    stack.enter_context(fused.override(device, key, {"algorithm": "fused", "tiles": self.tile}))
+                    tiles = fused.candidates(direction, *layer)
+                    if all(name in tiles.get(part, ()) for part, name in self.tile):
+                        key = fused.layer_key(direction, *layer)
+                        stack.enter_context(
+                            fused.override(device, key, {"algorithm": "fused", "tiles": dict(self.tile)})
+                        )
             yield
 
 
@@ -214,21 +223,23 @@ def plan(backend: BackendName, device: torch.device) -> list[Planned]:
 
 
 def tile_checks(backend: BackendName, fused: TunableLayer, device: torch.device) -> list[LayerCheck]:
-    """A check for every tile and dtype that `fused` can be given on the device."""
-    found: dict[tuple[str, str, torch.dtype, str], LayerCheck] = {}
-    for case in TILE_CASES:
-        for dtype in DTYPES:
-            for precision in _precisions(dtype, device):
-                with float32_as(precision):
-                    u, weight = _empty(case, dtype, device)
-                    if fused.can_fuse(_conv(case), u, weight) is not None:
-                        continue
-                    parts = fused.candidates("backward", _conv(case), u, weight)
-                for part, names in parts.items():
-                    for name in names:
-                        check = LayerCheck(backend, "fused", dtype, (case,), precision, {part: name})
-                        found.setdefault((part, name, dtype, precision), check)
-    return list(found.values())
+    """Checks of every tile and dtype that `fused` can be given on the device, forward and backward."""
+    seen: set[tuple[Direction, LayerCheck]] = set()
+    found: list[LayerCheck] = []
+    for case, dtype in product(TILE_CASES, DTYPES):
+        for precision, direction in product(_precisions(dtype, device), DIRECTIONS):
+            with float32_as(precision):
+                layer = (_conv(case), *_empty(case, dtype, device))
+                if fused.can_fuse(*layer) is not None:
+                    continue
+                tiles = fused.candidates(direction, *layer)
+            for part, name in ((part, name) for part, names in tiles.items() for name in names):
+                check = LayerCheck(backend, "fused", dtype, (case,), precision, ((part, name),))
+                kind = (direction, check._replace(cases=()))
+                if kind not in seen and check not in found:
+                    found.append(check)
+                seen.add(kind)
+    return found
 
 
 def set_check(backend: BackendName, name: str, dtype: torch.dtype) -> Planned:
@@ -274,7 +285,9 @@ def _inputs(case: Case, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
     return [u, weight, values(case.out_channels).to(dtype)], values(sum(LENGTHS), case.out_channels, *size).to(dtype)
 
 
-def _results(layer: Callable[..., Tensor], tensors: list[Tensor], g: Tensor, options: dict[str, object]) -> list[Tensor]:
+def _results(
+    layer: Callable[..., Tensor], tensors: list[Tensor], g: Tensor, options: Mapping[str, object]
+) -> list[Tensor]:
     """y and the gradients of u, weight and bias."""
     return with_gradients(lambda *x: layer(*x, LENGTHS, **options), tensors, g.to(tensors[0]))
 

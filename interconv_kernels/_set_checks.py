@@ -75,8 +75,7 @@ def _center(ops: SetOps, batch: _Batch) -> Pairs:
     for from_mean in (False, True):
         origins = mean if from_mean else torch.stack([part[-1] for part in parts])
         deviations = [part[:-1] - origin for part, origin in zip(parts, origins, strict=True)]
-        for got, want in zip(ops.center(x, batch.sets, from_mean), (mean, torch.cat(deviations)), strict=True):
-            yield got, want
+        yield from zip(ops.center(x, batch.sets, from_mean), (mean, torch.cat(deviations)), strict=True)
 
 
 def _uncenter(ops: SetOps, batch: _Batch) -> Pairs:

@@ -67,9 +67,8 @@ def table(checks: Sequence[Check]) -> str:
         cells = [f"{error:.1e} ({allowed:.0e})" for error, allowed in zip(check.errors, check.allowed, strict=True)]
         cells += [""] * (len(QUANTITIES) - len(cells))
         dtype = str(check.dtype).removeprefix("torch.")
-        lines.append(
-            f"| {check.backend} | {check.algorithm} | {check.case} | {dtype} | {' | '.join(cells)} | {_verdict(check)} |"
-        )
+        columns = [check.backend, check.algorithm, check.case, dtype, *cells, _verdict(check)]
+        lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

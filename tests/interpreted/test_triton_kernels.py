@@ -9,7 +9,6 @@ from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
 
 import interconv_kernels as ik
 from interconv_kernels._backends.triton import TritonBackend, configs, conv_launch, set_kernels, set_ops, tuned
-from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
 DTYPES = {16: (torch.bfloat16, torch.float16), 32: (torch.float32,)}

@@ -110,7 +110,9 @@ def test_a_wrong_candidate_is_refused(cache, monkeypatch, caplog, fault):
         assert "conv-32-64x64x32-odd" not in record["tiles"].values()
         assert not any("conv-32-64x64x32-odd" in name for name in record["milliseconds"])
         assert "conv-32-64x32x16-odd" in record["milliseconds"]
-    refusals = [line for line in caplog.messages if "conv-32-64x64x32-odd is WRONG and not used: error (allowed)" in line]
+    refusals = [
+        line for line in caplog.messages if "conv-32-64x64x32-odd is WRONG and not used: error (allowed)" in line
+    ]
     assert len(refusals) == 2
 
 
@@ -355,16 +357,21 @@ def test_the_command_can_be_interrupted(cache, monkeypatch, logging_as_before):
     assert command.main(["tiny", "--device", "cpu"]) == 130
 
 
+ONE_NAME = """
+import importlib, inspect, sys
+import interconv_kernels as ik
+import interconv_kernels.tune
+import interconv_kernels.tune.__main__
+importlib.import_module("interconv_kernels.tune")
+assert inspect.isfunction(ik.tune)
+assert sys.modules["interconv_kernels.tune"].tune is ik.tune
+from interconv_kernels.tune import tune
+assert tune is ik.tune
+"""
+
+
 def test_the_function_and_the_command_have_one_name():
-    code = (
-        "import interconv_kernels as ik, inspect\nimport interconv_kernels.tune\nimport interconv_kernels.tune.__main__\n"
-        "import importlib; importlib.import_module('interconv_kernels.tune')\n"
-        "assert inspect.isfunction(ik.tune) and inspect.isfunction(interconv_kernels.tune.__main__.main)"
-    )
-    # `interconv_kernels.tune` is the function, so the module is found where Python keeps modules.
-    code = code.replace("interconv_kernels.tune.__main__.main)", "__import__('sys').modules['interconv_kernels.tune'].tune)")
-    assert subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True).stderr == ""
-    shown = [sys.executable, "-W", "error", "-m", "interconv_kernels.tune", "--help"]
-    done = subprocess.run(shown, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for arguments in (["-c", ONE_NAME], ["-m", "interconv_kernels.tune", "--help"]):
+        done = subprocess.run([sys.executable, "-W", "error", *arguments], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m interconv_kernels.tune")

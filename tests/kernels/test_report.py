@@ -42,9 +42,20 @@ def test_the_archive(commands, tmp_path, capsys):
     out = tmp_path / "r.zip"
     assert report.main(["--out", str(out), "--device", "cpu", "--tune", "simpleunet-60K", "--size", "32x32"]) == 0
     files = contents(out)
-    names = ["benchmarks.txt", "benchmarks/results.json", "environment.txt", "selftest.json", "selftest.txt", "tune.txt"]
+    names = [
+        "benchmarks.txt",
+        "benchmarks/results.json",
+        "environment.txt",
+        "selftest.json",
+        "selftest.txt",
+        "tune.txt",
+    ]
     assert sorted(files) == names
-    assert [command[0] for command in commands] == ["interconv_kernels.selftest", "interconv_kernels.tune", "benchmarks"]
+    assert [command[0] for command in commands] == [
+        "interconv_kernels.selftest",
+        "interconv_kernels.tune",
+        "benchmarks",
+    ]
     assert commands[1][1:4] == ["simpleunet-60K", "--size", "32x32"]
     assert "backend torch 2." in files["environment.txt"]
     assert f"Python {platform.python_version()}" in files["environment.txt"]
