@@ -196,9 +196,7 @@ class LayerCheck(NamedTuple):
                     tiles = fused.candidates(direction, *layer)
                     if all(name in tiles.get(part, ()) for part, name in self.tile):
                         key = fused.layer_key(direction, *layer)
-                        stack.enter_context(
-                            fused.override(device, key, {"algorithm": "fused", "tiles": dict(self.tile)})
-                        )
+                        stack.enter_context(fused.override(device, key, candidate))
             yield
 
 
