@@ -69,6 +69,7 @@ class Check(NamedTuple):
         allowed: the largest error allowed of each.
         skipped: "", or the reason why nothing was run.
         case: what was forced: the name of a tile, of a set operation, or "tf32"; "" if nothing was.
+        failed: "", or the error that was raised.
     """
 
     backend: BackendName
@@ -78,11 +79,20 @@ class Check(NamedTuple):
     allowed: tuple[float, ...]
     skipped: str = ""
     case: str = ""
+    failed: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is checked, on one line."""
+        parts = (self.backend, self.algorithm, self.case, str(self.dtype).removeprefix("torch."))
+        return " ".join(part for part in parts if part)
 
     @property
     def passed(self) -> bool:
-        """Whether every error is allowed; NaN is not."""
-        return all(error <= allowed for error, allowed in zip(self.errors, self.allowed, strict=True))
+        """Whether it ran and every error is allowed; NaN is not."""
+        return not self.failed and all(
+            error <= allowed for error, allowed in zip(self.errors, self.allowed, strict=True)
+        )
 
     @property
     def error(self) -> float:
@@ -94,14 +104,22 @@ class Planned(NamedTuple):
     """A check that is to be run.
 
     Attributes:
-        title: what it checks.
-        run: runs it on a device.
+        check: what it checks, without results.
+        results: for a device, the check with its results.
         launching: for a device, a call that launches its kernels, on this thread; None if they need no compilation.
     """
 
-    title: str
-    run: Callable[[torch.device], Check]
+    check: Check
+    results: Callable[[torch.device], Check]
     launching: Callable[[torch.device], Callable[[], None]] | None = None
+
+    def run(self, device: torch.device) -> Check:
+        """The results; an error, such as a kernel that does not run on the GPU, is one of them."""
+        try:
+            return self.results(device)
+        except Exception as error:
+            lines = f"{type(error).__name__}: {error}".splitlines()
+            return self.check._replace(failed=lines[0])
 
 
 class LayerCheck(NamedTuple):
@@ -127,14 +145,10 @@ class LayerCheck(NamedTuple):
     def case(self) -> str:
         return " ".join([*dict(self.tile).values(), *["tf32"] * (self.precision == "tf32")])
 
-    @property
-    def title(self) -> str:
-        parts = (self.backend, self.algorithm, self.case, str(self.dtype).removeprefix("torch."))
-        return " ".join(part for part in parts if part)
-
     def planned(self) -> Planned:
+        check = Check(self.backend, self.algorithm, self.dtype, (), (), "", self.case)
         launches = self.backend == "triton" and self.algorithm == "fused"
-        return Planned(self.title, self.run, self.launching if launches else None)
+        return Planned(check, self.run, self.launching if launches else None)
 
     def run(self, device: torch.device) -> Check:
         worst: list[tuple[float, float]] = []
@@ -242,13 +256,14 @@ def tile_checks(backend: BackendName, fused: TunableLayer, device: torch.device)
 
 def set_check(backend: BackendName, name: str, dtype: torch.dtype) -> Planned:
     """A set operation of a backend."""
+    check = Check(backend, "", dtype, (), (), "", name)
 
-    def run(device: torch.device) -> Check:
+    def results(device: torch.device) -> Check:
         ops = get_backend(backend, device).set_ops
         error, allowed = _set_checks.worst_error(ops, name, dtype, device)
-        return Check(backend, "", dtype, (error,), (allowed,), "", name)
+        return check._replace(errors=(error,), allowed=(allowed,))
 
-    return Planned(f"{backend} {name} {str(dtype).removeprefix('torch.')}", run)
+    return Planned(check, results)
 
 
 def _precisions(dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def anonymous(text: str) -> str:
     places = {Path.cwd(): "FOLDER", Path(sys.prefix): "PYTHON", Path(tempfile.gettempdir()): "TMP", Path.home(): "HOME"}
     for place in sorted(places, key=lambda path: -len(str(path))):
         if len(place.parts) > 1:  # not the root folder
-            text = text.replace(str(place), places[place])
+            text = re.sub(rf"{re.escape(str(place))}(?![A-Za-z0-9])", places[place], text)
     for name, placeholder in ((_user(), "USER"), (platform.node(), "MACHINE")):
         if name:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", placeholder, text)

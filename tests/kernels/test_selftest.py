@@ -1,6 +1,7 @@
 """`python -m interconv_kernels.selftest`: it runs, a wrong kernel makes it fail, and it plans every tile of a GPU."""
 
 import json
+import re
 from contextlib import contextmanager
 from unittest import mock
 
@@ -10,6 +11,7 @@ import torch
 from interconv_kernels import _checks, selftest
 from interconv_kernels._backends.cpp import set_ops as cpp_ops
 from interconv_kernels._backends.torch import set_ops as torch_ops
+from interconv_kernels._progress import Progress
 
 CPU = torch.device("cpu")
 
@@ -50,10 +52,23 @@ def test_a_wrong_result_is_seen(small, monkeypatch, capsys, fault):
         monkeypatch.setattr(ops, "set_reduce", lambda *a, real=real, **k: real(*a, **k) * fault)
     assert selftest.main(["--device", "cpu"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].endswith("are wrong")
+    assert lines[-1].endswith("are wrong or failed")
     for name in ("| torch | split |", "| torch |  | set_reduce |"):
         rows = [line for line in lines if line.startswith(name)]
         assert rows[:2] == [line for line in rows[:2] if line.endswith("| WRONG |")]
+
+
+def test_an_error_is_a_result_and_the_rest_goes_on(small, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid | x\nmore")
+
+    monkeypatch.setattr(torch_ops, "center", fail)
+    assert selftest.main(["--device", "cpu"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    verdict = "FAILED: RuntimeError: Triton Error [CUDA]: device kernel image is invalid / x"
+    assert f"| torch |  | center | float32 |  |  |  |  | {verdict} |" in lines
+    assert f"| torch | centered |  | float32 |  |  |  |  | {verdict} |" in lines
+    assert any(line.startswith("| torch |  | uncenter | float32 | ") and "passed" in line for line in lines)
 
 
 OPERATIONS = ("set_add", "concat_set_mean", "concat_set_mean_backward", "center", "uncenter")
@@ -118,8 +133,8 @@ def test_every_tile_and_dtype_is_planned(gpu, capability):
             expected |= {(tile.name, torch.float32, precision) for precision in precisions}
     checks = _checks.tile_checks("triton", gpu(capability), META)
     assert set(map(forced, checks)) == expected
-    planned = {planned.title for planned in _checks.plan("triton", META)}
-    assert {check.title for check in checks} <= planned
+    planned = {planned.check.title for planned in _checks.plan("triton", META)}
+    assert {check.planned().check.title for check in checks} <= planned
 
 
 def test_gpus_that_cannot_use_the_tiles_are_given_none(gpu):
@@ -153,12 +168,11 @@ def test_a_planned_tile_is_the_one_that_is_launched(gpu, capability):
             assert k.get("PRECISION", check.precision) == check.precision
 
 
-def test_kernels_are_compiled_ahead_and_not_run(gpu, tmp_path, monkeypatch):
+def test_kernels_are_compiled_ahead_and_not_run(gpu, tmp_path, monkeypatch, capsys):
     """With Triton's own compiler, for a GPU that is not present."""
     from triton.runtime import JITFunction, driver
 
     from benchmarks.gpu import offline
-    from interconv_kernels._backends.triton import compile_ahead
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     gpu((8, 0))
@@ -166,9 +180,12 @@ def test_kernels_are_compiled_ahead_and_not_run(gpu, tmp_path, monkeypatch):
     real = JITFunction.run
     driver.set_active(offline._Driver(offline.CHIPS["sm_80"]))
     try:
-        compiled = compile_ahead.compile_ahead([check.launching(META)])
+        selftest._compile([check.planned()], META, Progress(1))
     finally:
         driver._active = None
+    printed = capsys.readouterr().err
+    assert "\ncompiling triton fused bfloat16\n" in printed
+    compiled = int(re.search(r"(\d+) kernels compiled in", printed)[1])
     assert compiled >= 4  # the layer, grad_u, grad_W, and sums over sets
     assert JITFunction.run is real
     assert len(list(tmp_path.rglob("*.cubin"))) == compiled
