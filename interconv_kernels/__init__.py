@@ -8,7 +8,7 @@ from .modules import InterConv2d, SetModel
 from .set_context import use_sets
 from .sets import Sets
 from .surgery import append_interconv, replace_with_interconv
-from .tuning import tune
+from .tune import tune
 
 __all__ = [
     "InterConv2d",

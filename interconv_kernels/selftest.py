@@ -1,88 +1,41 @@
 """Checks that the layer is right on this machine: `python -m interconv_kernels.selftest`.
 
-Every backend that can run here, every algorithm and dtype, forward and all gradients, is tested against the float64
-reference implementation on the CPU. Prints a table with one row per backend, algorithm and dtype: the largest error
-over all cases, relative to the largest value, and the allowed error, which is four times the error of the same layer in
-plain torch on the same device and in the same dtype, plus a few roundings. The exit status is 1 if an error is larger.
+Three kinds of checks, against float64 on the CPU:
 
-With TRITON_INTERPRET=1 it tests backend "triton" alone, on the CPU, in Triton's interpreter, which takes minutes.
+* every backend that can run here, every algorithm and dtype, forward and all gradients, on layers of several kinds;
+* every set operation of every backend, on short and long sets, in both memory formats;
+* every tile of backend "triton" that this GPU could ever be given, in every dtype.
+
+On a GPU the kernels are first compiled, in parallel. Progress is printed to stderr, then a Markdown table to stdout,
+with one row per check: the largest errors, relative to the largest value, and the allowed errors. Those are four times
+the error of the same layer in plain torch on the same device and in the same dtype, plus a few roundings. The exit
+status is 1 if an error is larger.
+
+With TRITON_INTERPRET=1 it tests backend "triton" alone, on the CPU, in Triton's interpreter, which takes many minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, get_args
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from . import reference
+from . import _checks
 from ._backends import triton as triton_backend
 from ._backends.registry import backends
-from .functional import interconv2d
-from .typing import Algorithm, BackendName
+from ._checks import Check, Planned
+from ._files import write_text
+from ._progress import Progress, duration
 
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-LENGTHS = [3, 1, 0, 8, 2]
+__all__ = ["Check", "main", "run"]
 QUANTITIES = ("y", "grad_u", "grad_weight", "grad_bias")
-TIMES_TORCH = 4  # how many times torch's own error is allowed
-ROUNDINGS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2 * 2**-7, torch.float16: 2 * 2**-10}
-
-
-class Case(NamedTuple):
-    """A layer and the size of its input."""
-
-    channels: int
-    out_channels: int
-    kernel: int
-    stride: int
-    dilation: int
-    size: tuple[int, int]
-    fmt: torch.memory_format
-
-
-CASES = (
-    Case(16, 16, 3, 1, 1, (12, 9), torch.channels_last),
-    Case(32, 16, 1, 1, 1, (10, 9), torch.channels_last),
-    Case(16, 16, 3, 1, 1, (12, 9), torch.contiguous_format),
-    Case(23, 20, 3, 2, 1, (9, 11), torch.channels_last),
-    Case(8, 24, 5, 1, 2, (11, 10), torch.channels_last),
-    Case(5, 7, 1, 1, 1, (10, 9), torch.contiguous_format),
-    Case(8, 8, 7, 1, 1, (8, 9), torch.channels_last),
-)
-
-
-class Check(NamedTuple):
-    """The result of one backend, algorithm and dtype, for the case that comes nearest to its bound (or exceeds it).
-
-    Attributes:
-        backend: its name.
-        algorithm: its name.
-        dtype: of u, weight and bias.
-        errors: the relative error of y, grad_u, grad_weight and grad_bias; empty if no case was run.
-        allowed: the largest error allowed of each.
-        skipped: "", or the reason why no case was run.
-    """
-
-    backend: BackendName
-    algorithm: Algorithm
-    dtype: torch.dtype
-    errors: tuple[float, ...]
-    allowed: tuple[float, ...]
-    skipped: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether every error is allowed; NaN is not."""
-        return all(error <= allowed for error, allowed in zip(self.errors, self.allowed, strict=True))
-
-    @property
-    def error(self) -> float:
-        """The largest of the errors."""
-        return max(self.errors, default=0.0)
 
 
 def run(device: torch.device, quick: bool = False) -> Iterator[Check]:
@@ -90,102 +43,115 @@ def run(device: torch.device, quick: bool = False) -> Iterator[Check]:
 
     Args:
         device: a torch device.
-        quick: only algorithm "auto" in float32, on two cases.
+        quick: only algorithm "auto" in float32, on two layers.
     """
-    algorithms = ALGORITHMS[:1] if quick else ALGORITHMS  # "auto" is the first
-    dtypes, cases = ((torch.float32,), CASES[:2]) if quick else (DTYPES, CASES)
+    for planned in _plan(device, quick):
+        yield planned.run(device)
+
+
+def _plan(device: torch.device, quick: bool = False) -> list[Planned]:
+    plan: list[Planned] = []
     for backend, report in backends().items():
-        if report.get(device.type) != "ready" or (triton_backend.interpreted() and backend != "triton"):
-            continue
-        for algorithm in algorithms:
-            for dtype in dtypes:
-                yield _check(backend, algorithm, dtype, device, cases)
+        if report.get(device.type) == "ready" and (not triton_backend.interpreted() or backend == "triton"):
+            plan += _checks.quick(backend) if quick else _checks.plan(backend, device)
+    return plan
 
 
-def _check(
-    backend: BackendName, algorithm: Algorithm, dtype: torch.dtype, device: torch.device, cases: Sequence[Case]
-) -> Check:
-    worst: dict[str, tuple[float, float]] = {}
-    skipped = ""
-    for case in cases:
-        tensors, g = _inputs(case, dtype)
-        options = {"stride": case.stride, "dilation": case.dilation}
-
-        def layer(u: Tensor, weight: Tensor, bias: Tensor, options: dict[str, int] = options) -> Tensor:
-            return interconv2d(u, weight, bias, LENGTHS, **options, algorithm=algorithm, backend=backend)
-
-        def naive(u: Tensor, weight: Tensor, bias: Tensor, options: dict[str, int] = options) -> Tensor:
-            return reference.interconv2d(u, weight, bias, LENGTHS, **options)
-
-        def plain(u: Tensor, weight: Tensor, bias: Tensor, options: dict[str, int] = options) -> Tensor:
-            return reference.concat_interconv2d(u, weight, bias, LENGTHS, **options)
-
-        try:
-            got = _with_gradients(layer, [x.to(device) for x in tensors], g.to(device))
-        except ValueError as refusal:  # an algorithm that a backend does not have here, such as fused in float64
-            skipped = str(refusal)
-            continue
-        exact = _with_gradients(naive, [x.double() for x in tensors], g.double())
-        torchs = _with_gradients(plain, [x.to(device) for x in tensors], g.to(device))
-        for name, a, b, c in zip(QUANTITIES, got, exact, torchs, strict=True):
-            allowed = TIMES_TORCH * reference.relative_error(c, b) + ROUNDINGS[dtype]
-            error = reference.relative_error(a, b)
-            before = worst.get(name, (0.0, allowed))
-            if not error / allowed <= before[0] / before[1]:  # NaN is worse than anything
-                worst[name] = (error, allowed)
-            else:
-                worst.setdefault(name, before)
-    if not worst:
-        return Check(backend, algorithm, dtype, (), (), skipped)
-    errors, bounds = zip(*(worst[name] for name in QUANTITIES), strict=True)
-    return Check(backend, algorithm, dtype, errors, bounds)
+def table(checks: Sequence[Check]) -> str:
+    """The results as a Markdown table, for people and issues."""
+    lines = [
+        f"| backend | algorithm | case | dtype | {' | '.join(QUANTITIES)} | |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for check in checks:
+        cells = [f"{error:.1e} ({allowed:.0e})" for error, allowed in zip(check.errors, check.allowed, strict=True)]
+        cells += [""] * (len(QUANTITIES) - len(cells))
+        dtype = str(check.dtype).removeprefix("torch.")
+        columns = [check.backend, check.algorithm, check.case, dtype, *cells, _verdict(check)]
+        lines.append(f"| {' | '.join(columns)} |")
+    return "\n".join(lines)
 
 
-def _inputs(case: Case, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    """u, weight and bias, and a gradient for y, on the CPU."""
-    random = torch.Generator().manual_seed(0)
-
-    def values(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random, dtype=torch.float64)
-
-    k, depth = case.kernel, 2 * case.channels * case.kernel**2
-    u = values(sum(LENGTHS), case.channels, *case.size).to(dtype).contiguous(memory_format=case.fmt)
-    weight = (values(case.out_channels, 2 * case.channels, k, k) / depth**0.5).to(dtype)
-    size = [(n - 1) // case.stride + 1 for n in case.size]
-    return [u, weight, values(case.out_channels).to(dtype)], values(sum(LENGTHS), case.out_channels, *size).to(dtype)
+def _verdict(check: Check) -> str:
+    if check.failed:
+        return f"FAILED: {check.failed}".replace("|", "/")
+    if check.skipped:
+        return f"not run: {check.skipped}"
+    return "passed" if check.passed else "WRONG"
 
 
-def _with_gradients(function: Callable[..., Tensor], tensors: list[Tensor], g: Tensor) -> list[Tensor]:
-    tensors = [x.detach().requires_grad_() for x in tensors]
-    y = function(*tensors)
-    return [y.detach(), *torch.autograd.grad(y, tensors, g)]
+def _compile(plan: Sequence[Planned], device: torch.device, progress: Progress) -> None:
+    """Compiles the kernels of all checks in parallel, which would else happen one after the other."""
+    if triton_backend.interpreted() or not any(planned.launching for planned in plan):
+        return
+
+    def calls() -> Iterator[Callable[[], None]]:
+        for planned in plan:
+            if planned.launching is not None:
+                progress.note(f"compiling {planned.check.title}")
+                yield planned.launching(device)
+
+    start = time.monotonic()
+    progress.note(f"compiling on {os.cpu_count()} threads; Triton keeps the code in $TRITON_CACHE_DIR or ~/.triton")
+    try:
+        compiled = triton_backend.TritonBackend().tunable.compile_ahead(calls())
+    except Exception as error:  # a check will fail too, and say so in the table
+        progress.note(f"not everything could be compiled: {error}")
+        return
+    progress.note(f"{compiled} kernels compiled in {duration(time.monotonic() - start)}")
+
+
+def describe(device: torch.device) -> list[str]:
+    """Lines about the device and the backends; no paths and no names of users or machines."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    lines = [f"torch {torch.__version__} on {name}"]
+    return lines + [
+        f"backend {backend} {report['version']}: {report.get(device.type, 'no such device')}"
+        for backend, report in backends().items()
+    ]
+
+
+def as_json(checks: Sequence[Check], device: torch.device) -> str:
+    """The results and the versions, for programs."""
+    rows = [
+        check._asdict() | {"dtype": str(check.dtype).removeprefix("torch."), "verdict": _verdict(check)}
+        for check in checks
+    ]
+    return json.dumps({"environment": describe(device), "checks": rows}, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m interconv_kernels.selftest", description=__doc__.split("\n\n")[0])
+    """Runs the checks and prints the table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m interconv_kernels.selftest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help="a torch device (default here: %(default)s)")
-    device = torch.device(parser.parse_args(arguments).device)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    logging.basicConfig(format="%(message)s")
     if triton_backend.interpreted():
         from ._backends.triton.interpreter import fix_bfloat16
 
         fix_bfloat16()
-    for name, report in backends().items():
-        print(f"{name:8} {report['version']}: {report.get(device.type, 'no such device')}")
-    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    print(f"\ntorch {torch.__version__} on {device_name}: error (allowed), relative to the largest value\n")
-    print(f"{'backend':8} {'algorithm':9} {'dtype':9} " + " ".join(f"{name:>17}" for name in QUANTITIES))
-    wrong = 0
-    for check in run(device):
-        head = f"{check.backend:8} {check.algorithm:9} {str(check.dtype).removeprefix('torch.'):9}"
-        if check.skipped:
-            print(f"{head} not run: {check.skipped}")
-            continue
-        wrong += not check.passed
-        cells = (f"{error:8.1e} ({allowed:.0e})" for error, allowed in zip(check.errors, check.allowed, strict=True))
-        print(f"{head} {' '.join(cells)}{'' if check.passed else '  WRONG'}", flush=True)
-    print(f"\n{'all passed' if not wrong else f'{wrong} rows are wrong'}")
+    plan = _plan(device)
+    progress = Progress(max(1, len(plan)))
+    start = time.monotonic()
+    _compile(plan, device, progress)
+    checks = []
+    for planned in plan:
+        check = planned.run(device)
+        checks.append(check)
+        progress.step(f"{check.title}: {_verdict(check)}")
+    print("\n".join([*describe(device), "", "error (allowed), relative to the largest value", "", table(checks)]))
+    wrong = sum(not check.passed for check in checks)
+    took = f"{len(checks)} checks in {duration(time.monotonic() - start)}"
+    print(f"\n{took}: {'all passed' if not wrong else f'{wrong} are wrong or failed'}")
+    if options.json:
+        write_text(options.json, as_json(checks, device))
     return 1 if wrong else 0
 
 

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import reference
+from ._accuracy import allowed_errors, with_gradients
 from ._backends.contract import Direction, Record, TunableLayer
 from ._backends.registry import get as get_backend
+from ._device_time import milliseconds
+from ._progress import Progress
 from .convolution import Conv
 from .functional import cast_for_autocast
 from .layout import common_format
@@ -19,6 +23,8 @@ from .sets import Sets
 
 logger = logging.getLogger("interconv_kernels")
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
+CHECKED_LENGTHS = (2, 1)  # results are checked in float64, which takes too much memory for whole batches
+VENDOR = "vendor"
 
 
 class _Layer(NamedTuple):
@@ -29,15 +35,34 @@ class _Layer(NamedTuple):
     weight: Tensor
     dtype: torch.dtype
 
+    def random(self, num_samples: int) -> Tensor:
+        """u [N,C,H,W]."""
+        shape = (num_samples, self.weight.shape[1] // 2, *self.size)
+        u = torch.randn(shape, device=self.weight.device, dtype=self.dtype)
+        return u.contiguous(memory_format=self.conv.fmt)
+
+
+class _Kind(NamedTuple):
+    """A kind of layer, in one direction."""
+
+    key: str
+    direction: Direction
+    layer: _Layer
+    tiles: dict[str, list[str]]  # `TunableLayer.candidates`
+
 
 def tune(model: nn.Module, *inputs: Any, lengths: Sequence[int] = (4, 1, 8, 3)) -> dict[str, Record]:
     """Measures every InterConv2d of `model` and keeps what was fastest for `algorithm="auto"`, now and in later runs.
 
     The model is called once, `model(*inputs)`, to see the image sizes and dtypes of its layers (under autocast as it is
     then). For each kind of layer, the vendor's convolution with our set kernels and every tile of the fused kernels are
-    timed, forward and backward, on random sets of `lengths`. The result is kept in `tuned.json` (in interconv_kernels
-    in $XDG_CACHE_HOME or ~/.cache), by device and triton version, and by C, Co, kernel, stride, dilation, dtype, format
-    and the power of two nearest to H W: never by N, B or set sizes, so a stream of ragged batches is tuned once.
+    checked against the reference implementation and timed on the device, forward and backward, on random sets of
+    `lengths`. A candidate whose result is wrong is logged and not used. Progress is printed to stderr.
+
+    Each result is saved as soon as it is known, so an interrupted run keeps what it measured. The file is `tuned.json`
+    (in interconv_kernels in $XDG_CACHE_HOME or ~/.cache). Its keys are the device and triton version, and C, Co,
+    kernel, stride, dilation, dtype, format and the power of two nearest to H W: never N, B or set sizes, so a stream of
+    ragged batches is tuned once.
 
     Args:
         model: a network on the GPU with InterConv2d layers.
@@ -48,8 +73,8 @@ def tune(model: nn.Module, *inputs: Any, lengths: Sequence[int] = (4, 1, 8, 3)) 
         {"forward C64 Co64 k3x3 ...": {"algorithm": "fused" or "vendor", "tiles", "milliseconds": {candidate: median}}}
 
     Raises:
-        ValueError: backend "triton" cannot run on the device of the model, with the reason; or the model has no
-            InterConv2d.
+        ValueError: backend "triton" cannot run on the device of the model, or cannot compute any of its layers, with
+            the reason; or the model has no InterConv2d.
     """
     layers = _layers_of(model, inputs)
     if not layers:
@@ -57,11 +82,19 @@ def tune(model: nn.Module, *inputs: Any, lengths: Sequence[int] = (4, 1, 8, 3)) 
     device = layers[0].weight.device
     fused = get_backend("triton", device).tunable
     assert fused is not None
+    kinds = _kinds_of(fused, layers)
     sets = Sets.from_lengths(lengths, device)
+    progress = Progress(sum(1 + sum(map(len, kind.tiles.values())) for kind in kinds))
     found: dict[str, Record] = {}
-    for layer in layers:
-        for direction in DIRECTIONS:
-            found.update(_tune_layer(fused, layer, direction, sets, known=found))
+    try:
+        for kind in kinds:
+            record = _tune_kind(fused, kind, sets, progress)
+            if record is not None:
+                fused.save(device, {kind.key: record})
+                found[kind.key] = record
+    except KeyboardInterrupt:
+        progress.note(f"interrupted: {len(found)} of {len(kinds)} kinds of layer are measured and saved")
+        raise
     return found
 
 
@@ -75,7 +108,7 @@ def _layers_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[_Layer]:
         cast_u, weight, _ = cast_for_autocast(u[:1], module.weight.detach(), None)
         fmt = common_format(u.flatten(0, 1) if u.dim() == 5 else u, weight)
         conv = Conv(module.stride, module.padding, module.dilation, fmt)
-        layers.append(_Layer(conv, (u.shape[-2], u.shape[-1]), weight, cast_u.dtype))
+        layers.append(_Layer(conv, (u.shape[-2], u.shape[-1]), weight.contiguous(memory_format=fmt), cast_u.dtype))
 
     hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, InterConv2d)]
     try:
@@ -87,37 +120,115 @@ def _layers_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[_Layer]:
     return layers
 
 
-def _tune_layer(
-    fused: TunableLayer, layer: _Layer, direction: Direction, sets: Sets, known: dict[str, Record]
-) -> dict[str, Record]:
-    """{key: record} of one layer in one direction; empty if its kind is known or the kernels cannot compute it."""
-    conv, weight = layer.conv, layer.weight.contiguous(memory_format=layer.conv.fmt)
-    shape = (sets.num_samples, weight.shape[1] // 2, *layer.size)
-    u = torch.randn(shape, device=weight.device, dtype=layer.dtype).contiguous(memory_format=conv.fmt)
-    key = fused.layer_key(direction, conv, u, weight)
-    if key in known or fused.can_fuse(conv, u, weight) is not None:
-        return {}
-    run = _call(direction, conv, u, weight, sets)
+def _kinds_of(fused: TunableLayer, layers: list[_Layer]) -> list[_Kind]:
+    """The different kinds of layers that the kernels can compute.
+
+    Raises:
+        ValueError: they can compute none of the layers, with the reason.
+    """
+    kinds: dict[str, _Kind] = {}
+    reasons: dict[str, None] = {}
+    for layer in layers:
+        u = layer.random(1)
+        if (reason := fused.can_fuse(layer.conv, u, layer.weight)) is not None:
+            reasons[reason] = None
+            continue
+        for direction in DIRECTIONS:
+            key = fused.layer_key(direction, layer.conv, u, layer.weight)
+            tiles = fused.candidates(direction, layer.conv, u, layer.weight)
+            kinds.setdefault(key, _Kind(key, direction, layer, tiles))
+    if not kinds:
+        raise ValueError(f"nothing to tune: {'; '.join(reasons)}")
+    for reason in reasons:
+        logger.warning("some layers are not tuned: %s", reason)
+    return list(kinds.values())
+
+
+def _tune_kind(fused: TunableLayer, kind: _Kind, sets: Sets, progress: Progress) -> Record | None:
+    """What was fastest; None if every candidate is wrong."""
+    layer, device = kind.layer, kind.layer.weight.device
+    u, checked = layer.random(sets.num_samples), _Checked(kind)
+    call = _call(kind, u, sets)
     times: dict[str, float] = {}
     tried: dict[str, Record] = {}
 
     def fastest() -> Record:
         return tried[min(times, key=lambda name: times[name])]
 
-    for name, candidate in fused.candidates(direction, conv, u, weight, fastest):
-        with fused.override(u.device, key, candidate):
-            time = milliseconds(run, u.device)
-        if time is None:
-            logger.info("%s: %s does not fit this GPU", key, name)
+    def attempt(name: str, candidate: Record) -> None:
+        with fused.override(device, kind.key, candidate):
+            time = checked.time(name, call, device)
+        if time is not None:
+            tried[name], times[name] = candidate, time
+        progress.step(f"{kind.key}: {name} {'not used' if time is None else f'{time:.3f} ms'}")
+
+    def compiling(candidate: Record) -> Callable[[], None]:
+        def launch() -> None:
+            with fused.override(device, kind.key, candidate):
+                checked.call()
+                call()
+
+        return launch
+
+    every = [{"algorithm": "fused", "tiles": {part: name}} for part, names in kind.tiles.items() for name in names]
+    compiled = fused.compile_ahead(map(compiling, every))
+    progress.note(f"{kind.key}: {compiled} kernels compiled for {1 + len(every)} candidates")
+    attempt(VENDOR, {"algorithm": "vendor", "tiles": {}})
+    best: dict[str, str] = {}
+    for part, names in kind.tiles.items():
+        if part != next(iter(kind.tiles)) and not best:  # the vendor's convolution is faster: the rest is not tried
+            progress.step(f"{kind.key}: no {part} tiles, since {VENDOR} is faster", len(names))
             continue
-        tried[name], times[name] = candidate, time
-    record = {**fastest(), "milliseconds": times}
-    fused.save(u.device, {key: record})
-    return {key: record}
+        for name in names:
+            attempt(" ".join([*best.values(), name]), {"algorithm": "fused", "tiles": {**best, part: name}})
+        best = fastest()["tiles"] if times else {}
+    if not times:
+        logger.warning("%s: no candidate is right; run python -m interconv_kernels.selftest", kind.key)
+        return None
+    return {**fastest(), "milliseconds": times}
 
 
-def _call(direction: Direction, conv: Conv, u: Tensor, weight: Tensor, sets: Sets) -> Callable[[], Any]:
-    """A call of the layer in one direction, with algorithm "auto"."""
+class _Checked:
+    """A small call of a layer whose exact results and allowed errors are known."""
+
+    def __init__(self, kind: _Kind):
+        layer = kind.layer
+        sets = Sets.from_lengths(CHECKED_LENGTHS, layer.weight.device)
+        u, weight, conv = layer.random(sets.num_samples), layer.weight, layer.conv
+        bias = torch.zeros_like(weight[:, 0, 0, 0])
+        options = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        self.g = torch.randn_like(reference.concat_interconv2d(u, weight, bias, CHECKED_LENGTHS, **options))
+
+        def results(layer: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+            tensors = [x.to(dtype) for x in (u, weight, bias)]
+            y, *gradients = with_gradients(lambda *x: layer(*x, CHECKED_LENGTHS, **options), tensors, self.g.to(dtype))
+            return [y] if kind.direction == "forward" else gradients
+
+        self.name = kind.key
+        self.exact = results(reference.interconv2d, torch.float64)
+        self.allowed = allowed_errors(results(reference.concat_interconv2d, layer.dtype), self.exact)
+        self.call = _call(kind, u, sets, self.g)
+
+    def time(self, name: str, call: Callable[[], object], device: torch.device) -> float | None:
+        """Milliseconds of `call`; None, and a line in the log, if it does not run or this one's results are wrong."""
+        from triton.errors import TritonError
+
+        try:
+            errors = map(reference.relative_error, self.call(), self.exact)
+            wrong = [pair for pair in zip(errors, self.allowed, strict=True) if not pair[0] <= pair[1]]  # or NaN
+            if wrong:
+                found = ", ".join(f"{error:.1e} ({allowed:.0e})" for error, allowed in wrong)
+                logger.warning("%s: %s is WRONG and not used: error (allowed) %s", self.name, name, found)
+                return None
+            return milliseconds(call, device)
+        except TritonError as error:  # it does not compile, or needs more shared memory than the GPU has
+            logger.warning("%s: %s does not run on this GPU: %s", self.name, name, error)
+            return None
+
+
+def _call(kind: _Kind, u: Tensor, sets: Sets, g: Tensor | None = None) -> Callable[[], list[Tensor]]:
+    """A call of the layer in one direction, with algorithm "auto"; `g` is random by default."""
+    conv, weight = kind.layer.conv, kind.layer.weight
     settings = (
         sets.live_offsets,
         sets.live_ids,
@@ -127,17 +238,10 @@ def _call(direction: Direction, conv: Conv, u: Tensor, weight: Tensor, sets: Set
         "auto",
         "triton",
     )
-    if direction == "forward":
-        return lambda: torch.ops.interconv.interconv2d(u, weight, None, *settings)
-    g = torch.ops.interconv.interconv2d(u, weight, None, *settings)
-    return lambda: torch.ops.interconv.interconv2d_backward(g, u, weight, *settings, [True, True, True])
-
-
-def milliseconds(run: Callable[[], Any], device: torch.device) -> float | None:
-    """The median time of a call on the GPU; None if a kernel does not fit the GPU."""
-    import triton
-
-    try:
-        return float(triton.testing.do_bench(run, return_mode="median"))
-    except triton.runtime.errors.OutOfResources:
-        return None
+    if kind.direction == "forward":
+        return lambda: [torch.ops.interconv.interconv2d(u, weight, None, *settings)]
+    if g is None:
+        size = conv.output_size(u.shape[2:], weight.shape[2:])
+        g = torch.randn(u.shape[0], weight.shape[0], *size, device=u.device, dtype=u.dtype)
+        g = g.contiguous(memory_format=conv.fmt)
+    return lambda: list(torch.ops.interconv.interconv2d_backward(g, u, weight, *settings, [True, True, True]))

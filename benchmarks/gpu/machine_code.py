@@ -26,16 +26,23 @@ import torch
 import triton
 from triton.runtime import JITFunction
 
+from interconv_kernels._accuracy import float32_as
 from interconv_kernels._backends.triton import conv_kernels, conv_launch, row_kernels, row_launch, set_kernels, set_ops
 from interconv_kernels._backends.triton.configs import TILES, Tile
 from interconv_kernels.convolution import Conv
 
 from ..document import difference, write_section
-from .offline import CHIPS, META, Chip, Code, compile_for, float32_as, index, maps, occupancy, record
+from .offline import CHIPS, META, Chip, Code, compile_for, index, maps, occupancy, record
 
 HEIGHT, WIDTH = 64, 64
 Products: TypeAlias = Literal["16-bit", "tf32", "ieee", ""]
 TENSOR_CORES = ("mma", "wgmma", "tcgen05")
+# ptxas keeps two registers in memory, although more are free: (chip, case) where that is accepted.
+ACCEPTED_SPILLS = {
+    ("sm_86", "conv-16-64x32x32-odd, C = 137, bfloat16"): "8 bytes of stack memory",
+    ("sm_86", "conv-16-64x32x32-odd, C = 137, the set's term"): "8 bytes of stack memory",
+    ("sm_110", "from the last sample, float32"): "8 bytes of stack memory",
+}
 
 
 class KernelCase(NamedTuple):
@@ -54,7 +61,8 @@ class KernelCase(NamedTuple):
     bulk_copies: bool = False
 
     def fits(self, chip: Chip) -> bool:
-        return chip.has_tma or not self.bulk_copies
+        """Whether the launchers use this code on the chip: not bulk copies or TF32 where it has none."""
+        return (chip.has_tma or not self.bulk_copies) and (chip.backend == "cuda" or self.products != "tf32")
 
 
 class CompiledKernel(NamedTuple):
@@ -183,7 +191,7 @@ def all_kernels() -> set[str]:
 def faults(case: KernelCase, chip: Chip, code: Code) -> list[str]:
     """Why the code of a kernel is not lean; empty if it is."""
     found = []
-    if code.spills:
+    if code.spills not in ("", ACCEPTED_SPILLS.get((chip.name, case.title))):
         found.append(f"spills {code.spills}")
     if code.shared > chip.program_shared:
         found.append(f"{code.shared} bytes of shared memory, expected at most {chip.program_shared}")

@@ -11,8 +11,7 @@ import math
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from unittest import mock
@@ -64,17 +63,22 @@ class Chip(NamedTuple):
         return self.backend == "cuda" and int(self.arch) >= 90
 
 
-# NVIDIA: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability" (8.0, 9.0, 10.0, 12.0).
-# AMD: CDNA3 ISA reference and LLVM's AMDGPU backend (8 waves on each of 4 SIMDs; 16 workgroups of more than one wave).
+# NVIDIA: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+# AMD: CDNA 2 to 4 ISA references and LLVM's AMDGPU backend (8 waves on each of 4 SIMDs; 16 workgroups of more than one
+# wave).
 KB = 1024
 CHIPS = {
     chip.name: chip
     for chip in (
         Chip("sm_80", "cuda", 80, 32, 64, 32, 164 * KB, 163 * KB, KB, "mma"),
+        Chip("sm_86", "cuda", 86, 32, 48, 16, 100 * KB, 99 * KB, KB, "mma"),  # sm_89: the same code
         Chip("sm_90", "cuda", 90, 32, 64, 32, 228 * KB, 227 * KB, KB, "wgmma"),
         Chip("sm_100", "cuda", 100, 32, 64, 32, 228 * KB, 227 * KB, KB, "tcgen05"),
-        Chip("sm_120", "cuda", 120, 32, 48, 24, 100 * KB, 99 * KB, KB, "mma"),
+        Chip("sm_110", "cuda", 110, 32, 48, 24, 228 * KB, 227 * KB, KB, "tcgen05"),
+        Chip("sm_120", "cuda", 120, 32, 48, 24, 100 * KB, 99 * KB, KB, "mma"),  # sm_121: the same code
+        Chip("gfx90a", "hip", "gfx90a", 64, 32, 16, 64 * KB, 64 * KB, 0, "mfma"),
         Chip("gfx942", "hip", "gfx942", 64, 32, 16, 64 * KB, 64 * KB, 0, "mfma"),
+        Chip("gfx950", "hip", "gfx950", 64, 32, 16, 160 * KB, 160 * KB, 0, "mfma"),
     )
 }
 # Both vendors: four partitions with 512 registers per lane, allocated to warps in steps of 8 registers per lane.
@@ -179,18 +183,6 @@ def compile_for(chip: Chip, launch: Launch) -> Code:
         return read(chip, launch.function.run(*launch.positional, grid=None, warmup=True, **launch.named))
     finally:
         driver._active = None  # Triton looks for a GPU again when it needs one
-
-
-@contextmanager
-def float32_as(precision: str) -> Iterator[None]:
-    """Within the block, float32 is multiplied as "ieee" or "tf32", by torch's switch, which the launchers read."""
-    switch = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = switch.fp32_precision
-    switch.fp32_precision = precision
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
 
 
 def maps(rows: int, channels: int, height: int, width: int, dtype: torch.dtype, channels_last: bool = True) -> Tensor:

@@ -9,7 +9,7 @@ GPU.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -113,10 +113,12 @@ class FusedLayer(Protocol):
 class TunableLayer(FusedLayer, Protocol):
     """A fused layer with several tiles, of which `ik.tune` finds the fastest on the GPU at hand."""
 
-    def candidates(
-        self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor, fastest: Callable[[], Record]
-    ) -> Iterator[tuple[str, Record]]:
-        """What to time for a layer, each with its name; `fastest()` is the best of those timed so far."""
+    def candidates(self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, list[str]]:
+        """{part of the layer: the tiles to choose from}; a part is chosen after those before it."""
+        ...
+
+    def compile_ahead(self, calls: Iterable[Callable[[], object]]) -> int:
+        """Compiles what the calls launch in parallel, without running it; returns the number of kernels."""
         ...
 
     def layer_key(self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> str:

@@ -1,8 +1,6 @@
 """The Triton kernels one by one, in the interpreter: every shipped tile, memory around the tensors, addresses over
-2^31, long sets, and what `ik.tune` keeps."""
+2^31, and long sets."""
 
-import itertools
-import json
 import math
 
 import pytest
@@ -10,9 +8,7 @@ import torch
 from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
 
 import interconv_kernels as ik
-from interconv_kernels import tuning
 from interconv_kernels._backends.triton import TritonBackend, configs, conv_launch, set_kernels, set_ops, tuned
-from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
 DTYPES = {16: (torch.bfloat16, torch.float16), 32: (torch.float32,)}
@@ -195,104 +191,6 @@ def test_pieces_give_the_bits_of_one_launch():
     two_stages = set_ops.set_reduce(x, SetIndex(*index), mean=True)[1]
     s = ik.concat_set_mean(x, [3, 200], backend="triton")[3, 5:]
     assert torch.equal(two_stages, s)
-
-
-# --- tuning -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tuned.table.cache_clear()
-    yield tmp_path / "interconv_kernels" / "tuned.json"
-    tuned.table.cache_clear()
-
-
-class Clock:
-    """Stands in for the stopwatch: runs the layer, and calls the tile named `fastest` the fastest."""
-
-    def __init__(self, fastest, monkeypatch):
-        self.fastest, self.tiles = fastest, []
-        real = tuned.tile
-        monkeypatch.setattr(tuned, "tile", lambda *a: self.see(real(*a)))
-        monkeypatch.setattr(tuning, "milliseconds", self.time)
-
-    def see(self, tile):
-        self.tiles.append(tile.name if tile else None)
-        return tile
-
-    def time(self, run, device):
-        self.tiles.clear()
-        run()
-        return 1.0 if self.fastest in self.tiles else 2.0
-
-
-def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch):
-    clock = Clock("conv-32-64x32x16-odd", monkeypatch)
-    model = ik.InterConv2d(4, 6, kernel_size=3)
-    u = torch.randn(3, 4, 6, 6)
-    found = ik.tune(model, u, [2, 1], lengths=[2, 1])
-    assert sorted(key.split()[0] for key in found) == ["backward", "forward"]
-    record = found["forward C4 Co6 k3x3 stride1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
-    assert record["algorithm"] == "fused"
-    assert record["tiles"] == {"conv": "conv-32-64x32x16-odd"}
-    assert record["milliseconds"]["vendor"] == 2.0
-    assert json.loads(cache.read_text()) == {tuned.machine(torch.device("cpu")): found}
-
-    tuned.table.cache_clear()  # as in a new process
-    clock.tiles.clear()
-    want = with_grads(oracle, make_case([2, 1], 4, 6, (6, 6), 3, torch.float64), torch.ones(3, 6, 6, 6))
-    case = make_case([2, 1], 4, 6, (6, 6), 3, torch.float64).to(torch.float32)
-    got = with_grads(lambda c: layer(c, "auto"), case, torch.ones(3, 6, 6, 6))
-    assert clock.tiles[0] == "conv-32-64x32x16-odd"
-    assert all(worst(a, b) < 1e-6 for a, b in zip(got, want, strict=True))
-    clock.tiles.clear()
-    layer(make_case([2, 1], 4, 7, (6, 6), 3, torch.float32), "auto")  # another layer: nobody measured
-    assert clock.tiles == []
-
-
-def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch):
-    times = itertools.count(1)
-    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(next(times)))
-    found = ik.tune(ik.InterConv2d(4, 6, kernel_size=1), torch.randn(3, 4, 4, 4), [2, 1])
-    assert {record["algorithm"] for record in found.values()} == {"vendor"}
-    assert {name for record in found.values() for name in record["milliseconds"]} > {
-        "vendor",
-        "pointwise-32-64x32x16-odd",
-    }
-
-
-def test_a_tile_that_does_not_fit_is_left_out(cache, monkeypatch):
-    times = iter([3.0, None] + [5.0] * 50)
-    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: next(times))
-    found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1])
-    forward = next(record for key, record in found.items() if key.startswith("forward"))
-    assert forward["algorithm"] == "vendor"
-    assert len(forward["milliseconds"]) == 2  # vendor and one tile of two
-
-
-def test_keys_hold_no_batch(cache):
-    def key(n, size, dtype=torch.bfloat16):
-        u, weight = torch.empty(n, 4, *size, dtype=dtype), torch.empty(6, 8, 3, 3, dtype=dtype)
-        return tuned.layer_key("forward", Conv((1, 1), (1, 1), (1, 1)), u, weight)
-
-    assert key(1, (64, 64)) == key(9, (64, 64)) == key(9, (60, 70))
-    assert key(1, (64, 64)) != key(1, (128, 64)) != key(1, (128, 64), torch.float16)
-
-
-def test_a_spoiled_file_says_what_to_do(cache):
-    cache.parent.mkdir(parents=True)
-    cache.write_text('{"half')
-    with pytest.raises(ValueError, match=r"tuned\.json is not JSON .*delete it or tune again"):
-        tuned.table()
-
-
-def test_nothing_to_tune(cache, monkeypatch):
-    with pytest.raises(ValueError, match="called no InterConv2d"):
-        ik.tune(torch.nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2))
-    monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
-        ik.tune(ik.InterConv2d(1), torch.ones(1, 1, 2, 2), [1])
 
 
 def test_it_says_when_it_cannot_run(monkeypatch):

@@ -16,6 +16,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from benchmarks.document import difference, read_section, write_section
 from benchmarks.gpu import machine_code, offline, predict
 from benchmarks.gpu.offline import CHIPS, Code
+from interconv_kernels._accuracy import float32_as
+from interconv_kernels._backends.triton import configs
 from interconv_kernels._backends.triton.configs import TILES, Tile, candidates_for
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +53,28 @@ def test_what_a_chip_is_not_for_is_not_compiled_for_it():
     bulk = [case for case in machine_code.cases() if case.bulk_copies]
     assert bulk
     for case in bulk:
-        assert {name for name, chip in CHIPS.items() if case.fits(chip)} == {"sm_90", "sm_100", "sm_120"}
+        assert {name for name, chip in CHIPS.items() if case.fits(chip)} == {"sm_90", "sm_100", "sm_110", "sm_120"}
+
+
+def test_amd_chips_multiply_float32_exactly():
+    """Triton has TF32 for gfx942 alone."""
+    cases = [case for case in machine_code.cases() if case.products == "tf32"]
+    for case in cases:
+        assert {CHIPS[name].backend for name in CHIPS if case.fits(CHIPS[name])} == {"cuda"}
+    work = machine_code.tile_launch(configs.pick("conv", torch.float32, 64, 64), torch.float32, 64)
+    for name in ("gfx90a", "gfx942", "gfx950"):
+        with float32_as("tf32"):
+            [launch] = offline.record(CHIPS[name], work)
+        assert launch.named["PRECISION"] == "ieee"
+
+
+def test_only_accepted_spills_are_accepted():
+    case = machine_code.KernelCase("from the last sample, float32", list)
+    lean = {"load128": 1, "store128": 1}
+    two_registers = code(spills="8 bytes of stack memory", **lean)
+    assert machine_code.faults(case, CHIPS["sm_110"], two_registers) == []
+    assert machine_code.faults(case, CHIPS["sm_100"], two_registers) == ["spills 8 bytes of stack memory"]
+    assert machine_code.faults(case, CHIPS["sm_110"], code(spills="16 bytes of stack memory", **lean)) != []
 
 
 def test_row_blocks_are_compiled_once_for_all_batches(tmp_path, monkeypatch):

@@ -192,8 +192,11 @@ def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
 
 
 def precision(x: Tensor) -> str:
-    """How float32 is multiplied: as torch's own switch for convolutions says."""
-    if x.dtype != torch.float32:
+    """How float32 is multiplied: as torch's own switch for convolutions says, and never as TF32 on AMD's GPUs.
+
+    AMD's convolutions do not use it, and Triton has it for gfx942 alone.
+    """
+    if x.dtype != torch.float32 or torch.version.hip is not None:
         return "ieee"
     switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     return "tf32" if switch == "tf32" else "ieee"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -18,22 +18,51 @@ from torch import Tensor
 from ...convolution import Conv
 from ...layout import sum_pixels
 from ...sets import SetIndex
-from ..contract import Direction, Gradients, Record
-from . import tuned
+from ..contract import Direction, Gradients
+from . import interpreted, tuned
+from .compile_ahead import compile_ahead
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
 from .conv_launch import Geometry, Pair, convolve, has_tma, pointwise, wgrad
 from .row_launch import convolve_rows, is_row_convolution
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
-__all__ = ["backward", "can_fuse", "candidates", "forward", "layer_key", "measured", "override", "save"]
+__all__ = [
+    "backward",
+    "can_fuse",
+    "candidates",
+    "compile_ahead",
+    "forward",
+    "layer_key",
+    "measured",
+    "override",
+    "save",
+]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIN_CAPABILITY = (8, 0)
+AMD_ARCHITECTURES = ("gfx90a", "gfx942", "gfx950")  # docs/internals/gpu-tables.md shows their machine code
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why these kernels cannot compute this layer, or None."""
     if u.dtype not in DTYPES:
         return f"it computes in float32, bfloat16 and float16, not in {u.dtype}"
+    return None if interpreted() else _unsuitable_gpu(u.device)
+
+
+def _unsuitable_gpu(device: torch.device) -> str | None:
+    """Why the tiles are not for this GPU, or None. The set operations are for more GPUs than the tiles."""
+    if torch.version.hip is not None:
+        architecture = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+        if architecture not in AMD_ARCHITECTURES:
+            return f"its tiles are for {', '.join(AMD_ARCHITECTURES)}, not for {architecture}"
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        return (
+            f"the GPU has compute capability {capability}: expected at least {MIN_CAPABILITY}, since the tiles need its"
+            " tensor cores and registers"
+        )
     return None
 
 
@@ -91,15 +120,8 @@ def _halves(weight: Tensor) -> Tensor:
     return weight.unflatten(1, (2, weight.shape[1] // 2))
 
 
-def candidates(
-    direction: Direction, conv: Conv, u: Tensor, weight: Tensor, fastest: Callable[[], Record]
-) -> Iterator[tuple[str, Record]]:
-    """What `ik.tune` times for a layer, each with its name.
-
-    First the vendor's convolution, then the fused kernels by their tiles; backward first those of grad_u, then, with
-    the fastest of them, those of grad_W.
-    """
-    yield "vendor", {"algorithm": "vendor", "tiles": {}}
+def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, list[str]]:
+    """The tiles to choose from: those of the layer (backward: of grad_u) and, backward, those of grad_W."""
     out_channels, channels = weight.shape[0], u.shape[1]
     rows_in, rows_out = (channels, out_channels) if direction == "forward" else (out_channels, channels)
     kernels = ["conv"]
@@ -109,13 +131,10 @@ def candidates(
         kernels.append("conv_rows")
     if conv.is_pointwise(weight):
         kernels.append("pointwise")
-    for kernel in kernels:
-        for tile in candidates_for(kernel, u.dtype, rows_in, rows_out):
-            yield tile.name, {"algorithm": "fused", "tiles": {"conv": tile.name}}
-    if direction == "backward" and fastest()["algorithm"] == "fused":
-        best = fastest()["tiles"]
-        for tile in candidates_for("wgrad", u.dtype, channels, out_channels):
-            yield f"{best['conv']} {tile.name}", {"algorithm": "fused", "tiles": {**best, "wgrad": tile.name}}
+    found = {"conv": [tile.name for kernel in kernels for tile in candidates_for(kernel, u.dtype, rows_in, rows_out)]}
+    if direction == "backward":
+        found["wgrad"] = [tile.name for tile in candidates_for("wgrad", u.dtype, channels, out_channels)]
+    return found
 
 
 # Pixels, and the own and the set half of the weight, each [taps_h, taps_w, channels in, channels out].

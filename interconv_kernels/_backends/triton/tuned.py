@@ -1,30 +1,36 @@
 """What `ik.tune()` measured on this GPU: a JSON file, by device and triton version, then by kind of layer.
 
 The key of a layer holds what decides its speed and nothing that changes from batch to batch: never N, B or set sizes.
+
+The file only makes layers faster. Whatever is wrong with it (damaged, of another structure, a folder, not readable, no
+space left) is logged once, and the layers run with their defaults.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from ..._files import replacing
+from ..._files import write_text
 from ...convolution import Conv
 from ..contract import Direction, Record
 from .configs import TILES, Tile
 from .conv_launch import precision
 
+logger = logging.getLogger("interconv_kernels")
 Table = dict[str, dict[str, Record]]  # {"device | triton version": {layer key: record}}
-_overrides: dict[tuple[str, str], Record] = {}  # by machine and layer key: what `ik.tune` tries at the moment
+_overrides: dict[tuple[str, str], Record] = {}  # by machine and layer key: what is forced at the moment
 
 
 def path() -> Path:
@@ -34,31 +40,75 @@ def path() -> Path:
 
 @functools.cache
 def table() -> Table:
-    """The content of the file, read once; empty if there is none.
-
-    Raises:
-        ValueError: the file is not JSON.
-    """
-    try:
-        content: Table = json.loads(path().read_text())
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path()} is not JSON ({error}): expected what ik.tune() wrote; delete it or tune again"
-        ) from None
-    return content
+    """The content of the file, read once, and what this process measured since; empty if the file cannot be used."""
+    return _read()
 
 
 def save(device: torch.device, records: dict[str, Record]) -> None:
-    """Adds records of layers to the file, which is replaced as a whole."""
-    table.cache_clear()  # another process may have added records since
-    content = table()
+    """Adds records of layers to those of this process and to the file, and keeps what other processes wrote there."""
     name = machine(device)
-    content = {**content, name: {**content.get(name, {}), **records}}
-    with replacing(path()) as partial:
-        partial.write_text(json.dumps(content, indent=1, sort_keys=True))
-    table.cache_clear()
+    table().setdefault(name, {}).update(records)
+    try:
+        with _locked(path()):
+            content = _read()
+            content.setdefault(name, {}).update(records)
+            write_text(path(), json.dumps(content, indent=1, sort_keys=True))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+        _warn_once(f"the measurements of ik.tune() cannot be saved ({error}): they hold for this process only")
+
+
+def _read() -> Table:
+    try:
+        content = json.loads(path().read_text(encoding="utf-8"))
+        if not _is_table(content):
+            raise ValueError("it has another structure")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no home directory, or nested too deeply
+        _warn_once(f"the measurements of ik.tune() are not used ({error}): delete {_path_text()}, or tune again")
+        return {}
+    table: Table = content
+    return table
+
+
+def _is_table(content: Any) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(layers, dict) and all(map(_is_record, layers.values())) for layers in content.values()
+    )
+
+
+def _is_record(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and record.get("algorithm") in ("fused", "vendor")
+        and isinstance(record.get("tiles"), dict)
+    )
+
+
+def _path_text() -> str:
+    try:
+        return str(path())
+    except RuntimeError:
+        return "tuned.json"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Only one process at a time is in this block; where files cannot be locked, several may be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_suffix(".lock").open("w") as stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except (ImportError, OSError) as error:  # Windows, and some network file systems
+            logger.debug("%s cannot be locked: %s", file, error)
+        yield
 
 
 @functools.cache

@@ -1,0 +1,377 @@
+"""`ik.tune` in Triton's interpreter, with a clock that the tests set: what is measured, checked, saved and used."""
+
+import itertools
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_triton_layer import layer, make_case, oracle, with_grads, worst
+
+import interconv_kernels as ik
+from interconv_kernels import tuning
+from interconv_kernels._backends.triton import conv_launch, fused, tuned
+from interconv_kernels.convolution import Conv
+from interconv_kernels.tune import __main__ as command
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for cached in (tuned.table, tuned._warn_once):
+        cached.cache_clear()
+    yield tmp_path / "interconv_kernels" / "tuned.json"
+    for cached in (tuned.table, tuned._warn_once):
+        cached.cache_clear()
+
+
+class Clock:
+    """Stands in for the stopwatch: runs the layer, and calls the tile named `fastest` the fastest."""
+
+    def __init__(self, fastest, monkeypatch):
+        self.fastest, self.tiles = fastest, []
+        real = tuned.tile
+        monkeypatch.setattr(tuned, "tile", lambda *a: self.see(real(*a)))
+        monkeypatch.setattr(tuning, "milliseconds", self.time)
+
+    def see(self, tile):
+        self.tiles.append(tile.name if tile else None)
+        return tile
+
+    def time(self, run, device):
+        self.tiles.clear()
+        run()
+        return 1.0 if self.fastest in self.tiles else 2.0
+
+
+def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch, capsys):
+    clock = Clock("conv-32-64x32x16-odd", monkeypatch)
+    model = ik.InterConv2d(4, 6, kernel_size=3)
+    u = torch.randn(3, 4, 6, 6)
+    found = ik.tune(model, u, [2, 1], lengths=[2, 1])
+    assert sorted(key.split()[0] for key in found) == ["backward", "forward"]
+    record = found["forward C4 Co6 k3x3 stride1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
+    assert record["algorithm"] == "fused"
+    assert record["tiles"] == {"conv": "conv-32-64x32x16-odd"}
+    assert record["milliseconds"]["vendor"] == 2.0
+    assert json.loads(cache.read_text()) == {tuned.machine(CPU): found}
+    progress = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split()[1].rstrip(",") for line in progress] == [f"{i}/8" for i in range(1, 9)]
+    assert progress[2].endswith("conv-32-64x32x16-odd 1.000 ms")
+
+    tuned.table.cache_clear()  # as in a new process
+    clock.tiles.clear()
+    want = with_grads(oracle, make_case([2, 1], 4, 6, (6, 6), 3, torch.float64), torch.ones(3, 6, 6, 6))
+    case = make_case([2, 1], 4, 6, (6, 6), 3, torch.float64).to(torch.float32)
+    got = with_grads(lambda c: layer(c, "auto"), case, torch.ones(3, 6, 6, 6))
+    assert clock.tiles[0] == "conv-32-64x32x16-odd"
+    assert all(worst(a, b) < 1e-6 for a, b in zip(got, want, strict=True))
+    clock.tiles.clear()
+    layer(make_case([2, 1], 4, 7, (6, 6), 3, torch.float32), "auto")  # another layer: not measured
+    assert clock.tiles == []
+
+
+def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch, capsys):
+    times = itertools.count(1)
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(next(times)))
+    found = ik.tune(ik.InterConv2d(4, 6, kernel_size=1), torch.randn(3, 4, 4, 4), [2, 1])
+    assert {record["algorithm"] for record in found.values()} == {"vendor"}
+    assert {name for record in found.values() for name in record["milliseconds"]} > {
+        "vendor",
+        "pointwise-32-64x32x16-odd",
+    }
+    assert "no wgrad tiles, since vendor is faster" in capsys.readouterr().err
+
+
+def planted(monkeypatch, fault, name="conv-32-64x64x32-odd"):
+    """The layer's result is off by a factor, or an error is raised, where a tile is used."""
+    real = fused.convolve
+
+    def convolve(x, geometry, weight, y, t, set_ids, bias, slope, tile):
+        real(x, geometry, weight, y, t, set_ids, bias, slope, tile)
+        if tile is not None and tile.name == name:
+            if isinstance(fault, Exception):
+                raise fault
+            y *= fault
+
+    monkeypatch.setattr(fused, "convolve", convolve)
+
+
+@pytest.mark.parametrize("fault", [1.05, float("nan")])
+def test_a_wrong_candidate_is_refused(cache, monkeypatch, caplog, fault):
+    planted(monkeypatch, fault)
+    Clock("conv-32-64x64x32-odd", monkeypatch)
+    found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1], lengths=[2, 1])
+    for record in found.values():
+        assert "conv-32-64x64x32-odd" not in record["tiles"].values()
+        assert not any("conv-32-64x64x32-odd" in name for name in record["milliseconds"])
+        assert "conv-32-64x32x16-odd" in record["milliseconds"]
+    refusals = [
+        line for line in caplog.messages if "conv-32-64x64x32-odd is WRONG and not used: error (allowed)" in line
+    ]
+    assert len(refusals) == 2
+
+
+def test_if_every_candidate_is_wrong_nothing_is_kept(cache, monkeypatch, caplog):
+    monkeypatch.setattr(tuning, "allowed_errors", lambda torchs, exact: [-1.0] * len(exact))
+    assert ik.tune(ik.InterConv2d(2, 2), torch.randn(1, 2, 4, 4), [1], lengths=[1]) == {}
+    assert "no candidate is right; run python -m interconv_kernels.selftest" in caplog.text
+    assert not cache.exists()
+
+
+def test_a_tile_that_does_not_fit_is_left_out(cache, monkeypatch, caplog):
+    from triton.runtime.errors import OutOfResources
+
+    planted(monkeypatch, OutOfResources(200_000, 100_000, "shared memory"))
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: 1.0)
+    found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1], lengths=[2, 1])
+    forward = next(record for key, record in found.items() if key.startswith("forward"))
+    assert sorted(forward["milliseconds"]) == ["conv-32-64x32x16-odd", "vendor"]
+    assert "does not run on this GPU: out of resource: shared memory" in caplog.text
+
+
+def test_an_interrupted_run_keeps_what_it_measured(cache, monkeypatch, capsys):
+    calls = itertools.count()
+
+    def milliseconds(run, device):
+        if next(calls) == 3:  # after the vendor and two tiles of the forward
+            raise KeyboardInterrupt
+        return 1.0
+
+    monkeypatch.setattr(tuning, "milliseconds", milliseconds)
+    with pytest.raises(KeyboardInterrupt):
+        ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1], lengths=[2, 1])
+    [records] = json.loads(cache.read_text()).values()
+    assert [key.split()[0] for key in records] == ["forward"]
+    assert "interrupted: 1 of 2 kinds of layer are measured and saved" in capsys.readouterr().err
+
+
+def test_keys_hold_no_batch(cache):
+    def key(n, size, dtype=torch.bfloat16):
+        u, weight = torch.empty(n, 4, *size, dtype=dtype), torch.empty(6, 8, 3, 3, dtype=dtype)
+        return tuned.layer_key("forward", Conv((1, 1), (1, 1), (1, 1)), u, weight)
+
+    assert key(1, (64, 64)) == key(9, (64, 64)) == key(9, (60, 70))
+    assert key(1, (64, 64)) != key(1, (128, 64)) != key(1, (128, 64), torch.float16)
+
+
+def test_nothing_to_tune(cache, monkeypatch):
+    with pytest.raises(ValueError, match="called no InterConv2d"):
+        ik.tune(torch.nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"nothing to tune: it computes in .* not in torch\.float64"):
+        ik.tune(ik.InterConv2d(1, dtype=torch.float64), torch.ones(1, 1, 2, 2, dtype=torch.float64), [1])
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
+        ik.tune(ik.InterConv2d(1), torch.ones(1, 1, 2, 2), [1])
+
+
+# --- GPUs that the tiles are not for ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Makes tensors on the CPU look as if they were on a GPU of this kind."""
+
+    def pretend(capability=(8, 0), architecture=None):
+        for module in (fused, conv_launch):
+            monkeypatch.setattr(module, "interpreted", lambda: False)
+        monkeypatch.setattr(torch.version, "hip", architecture and "7.0")
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        properties = type("Properties", (), {"gcnArchName": f"{architecture}:sramecc+"})
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    return pretend
+
+
+def refusal():
+    conv = Conv((1, 1), (1, 1), (1, 1), torch.channels_last)
+    return fused.can_fuse(conv, torch.empty(1, 8, 4, 4), torch.empty(8, 16, 3, 3))
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0)])
+def test_gpus_that_are_supported(gpu, capability):
+    gpu(capability)
+    assert refusal() is None
+
+
+def test_older_gpus_are_refused_with_the_reason(gpu, cache):
+    gpu((7, 5))
+    assert refusal().startswith("the GPU has compute capability (7, 5): expected at least (8, 0)")
+    with pytest.raises(ValueError, match=r"nothing to tune: the GPU has compute capability \(7, 5\)"):
+        ik.tune(ik.InterConv2d(4, backend="torch"), torch.randn(1, 4, 4, 4), [1])
+    with pytest.raises(ValueError, match=r"'fused' cannot run here: the GPU has compute capability \(7, 5\)"):
+        layer(make_case([1], dtype=torch.float32))
+    assert layer(make_case([2, 1], dtype=torch.float32), "split").shape == (3, 4, 9, 7)  # the set operations run
+
+
+def test_amd_architectures(gpu):
+    gpu(architecture="gfx90a")
+    assert refusal() is None
+    assert conv_launch.precision(torch.empty(1)) == "ieee"  # Triton has TF32 for gfx942 alone, MIOpen not at all
+    gpu(architecture="gfx1100")
+    assert refusal() == "its tiles are for gfx90a, gfx942, gfx950, not for gfx1100"
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+
+
+BROKEN = {
+    "half": lambda path: write(path, b'{"half'),
+    "not text": lambda path: write(path, b"\xff\xfe\x00"),
+    "a list": lambda path: write(path, b"[1, 2]"),
+    "no layers": lambda path: write(path, b'{"cpu (interpreter) | triton 3": 3}'),
+    "no record": lambda path: write(path, b'{"gpu": {"forward": {"algorithm": "quick", "tiles": {}}}}'),
+    "no tiles": lambda path: write(path, b'{"gpu": {"forward": {"algorithm": "fused"}}}'),
+    "nested": lambda path: write(path, b"[" * 100_000),
+    "a folder": lambda path: path.mkdir(parents=True),
+    "a file for a folder": lambda path: path.parent.write_text(""),
+}
+
+
+@pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_logged_once_and_ignored(cache, caplog, breaking):
+    breaking(cache)
+    for _ in range(2):
+        assert layer(make_case([2, 1], dtype=torch.float32), "auto").shape == (3, 4, 9, 7)
+    [line] = caplog.messages
+    assert "measurements of ik.tune() are not used" in line
+    assert str(cache) in line
+
+
+def fail_to(action, monkeypatch, error):
+    def fail(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(type(tuned.path()), action, fail)
+
+
+def test_a_file_that_may_not_be_read(cache, caplog, monkeypatch):
+    fail_to("read_text", monkeypatch, PermissionError(13, "Permission denied"))
+    layer(make_case([2, 1], dtype=torch.float32), "auto")
+    [line] = caplog.messages
+    assert "not used ([Errno 13] Permission denied)" in line
+
+
+RECORD = {"algorithm": "fused", "tiles": {}}
+
+
+@pytest.mark.parametrize(
+    ("action", "error"), [("write_text", OSError(28, "No space left on device")), ("mkdir", PermissionError(13, "no"))]
+)
+def test_what_cannot_be_saved_holds_for_the_process(cache, caplog, monkeypatch, action, error):
+    tuned.save(CPU, {"before": RECORD})
+    content = cache.read_text()
+    fail_to(action, monkeypatch, error)
+    for key in "ab":
+        tuned.save(CPU, {key: RECORD})
+    assert cache.read_text() == content
+    assert tuned.table()[tuned.machine(CPU)] == dict.fromkeys(["before", "a", "b"], RECORD)
+    [line] = caplog.messages
+    assert "they hold for this process only" in line
+    assert [path.name for path in cache.parent.iterdir() if "partial" in path.name] == []
+
+
+def test_no_home_directory(monkeypatch, caplog, cache):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", fail)
+    layer(make_case([2, 1], dtype=torch.float32), "auto")
+    tuned.save(CPU, {"a": RECORD})
+    assert len(caplog.messages) == 2
+
+
+SAVE = """
+import sys, torch
+from interconv_kernels._backends.triton import tuned
+sys.stdin.read(1)
+for i in range(40):
+    tuned.save(torch.device("cpu"), {f"{sys.argv[1]} {i}": {"algorithm": "fused", "tiles": {}}})
+"""
+
+
+def test_processes_that_save_at_once_lose_nothing(cache):
+    workers = [
+        subprocess.Popen([sys.executable, "-c", SAVE, name], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two", "three")
+    ]
+    for worker in workers:
+        worker.stdin.write("x")
+        worker.stdin.flush()
+    for worker in workers:
+        assert worker.communicate() == (None, "")
+    [records] = json.loads(cache.read_text()).values()
+    assert sorted(records) == sorted(f"{name} {i}" for name in ("one", "two", "three") for i in range(40))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logging_as_before(monkeypatch):
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+
+
+def test_the_command_tunes_a_network_by_name(cache, monkeypatch, capsys, logging_as_before):
+    pytest.importorskip("interconv_seg")
+    monkeypatch.setattr(tuning, "milliseconds", lambda run, device: 0.5)
+    monkeypatch.setattr(command, "_build", lambda *arguments: ik.SetModel(ik.InterConv2d(arguments[2], 2)))
+    options = ["tiny", "--size", "4x5", "--dtype", "bfloat16", "--device", "cpu", "--lengths", "2", "1"]
+    assert command.main([*options, "--in-channels", "8"]) == 0
+    [records] = json.loads(cache.read_text()).values()
+    assert sorted(records) == [
+        f"{direction} C8 Co2 k3x3 stride1x1 dilation1x1 bfloat16 channels_last HW2^4"
+        for direction in ("backward", "forward")
+    ]
+    assert capsys.readouterr().out.count("| 0.500 | 0.500 |") == 2
+
+
+def test_the_command_says_what_is_missing(cache, monkeypatch, capsys, logging_as_before):
+    assert command.main(["no-such-net", "--device", "cpu"]) == 2
+    assert "unknown network 'no-such-net'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "interconv_seg", None)
+    assert command.main(["simpleunet-60K", "--device", "cpu"]) == 2
+    assert "pip install 'interconv-kernels[seg]'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["simpleunet-60K", "--size", "160"])
+    assert "expected HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_the_command_can_be_interrupted(cache, monkeypatch, logging_as_before):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "tune", interrupt)
+    monkeypatch.setattr(command, "_build", lambda *arguments: ik.InterConv2d(1))
+    assert command.main(["tiny", "--device", "cpu"]) == 130
+
+
+ONE_NAME = """
+import importlib, inspect, sys
+import interconv_kernels as ik
+import interconv_kernels.tune
+import interconv_kernels.tune.__main__
+importlib.import_module("interconv_kernels.tune")
+assert inspect.isfunction(ik.tune)
+assert sys.modules["interconv_kernels.tune"].tune is ik.tune
+from interconv_kernels.tune import tune
+assert tune is ik.tune
+"""
+
+
+def test_the_function_and_the_command_have_one_name():
+    for arguments in (["-c", ONE_NAME], ["-m", "interconv_kernels.tune", "--help"]):
+        done = subprocess.run([sys.executable, "-W", "error", *arguments], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m interconv_kernels.tune")
