@@ -191,9 +191,9 @@ class LayerCheck(NamedTuple):
                     conv = _conv(case)
                     if fused.can_fuse(conv, u, weight) is None:
                         weight = weight.contiguous(memory_format=case.fmt)
-                        fused.forward(conv, u, weight, bias, index, 1)
+                        fused.forward(conv, u, weight, bias, index, max_centered=1, slope=None)
                         g = g.to(device).contiguous(memory_format=case.fmt)
-                        fused.backward(conv, g, u, weight, index, (True, True, True), 1)
+                        fused.backward(conv, g, u, weight, index, (True, True, True), max_centered=1)
 
         return launch
 

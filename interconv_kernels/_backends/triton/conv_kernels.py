@@ -63,7 +63,7 @@ def epilogue(x, p_bias, p_slope, columns, CO: tl.constexpr, HAS_BIAS: tl.constex
     return x
 
 
-# --- 4. convolution with the set's term in the epilogue (and 5. grad_u) -----------------------------------------------
+# --- convolution with the set's term in the epilogue (and grad_u) --------------------------------------------------
 
 
 @batch_jit
@@ -201,7 +201,7 @@ def conv_tma_kernel(
     y_tiles.store([n, h0, w0, first_column], acc.to(y_tiles.dtype).reshape(1, BH, BW, BN))
 
 
-# --- 5. grad_W --------------------------------------------------------------------------------------------------------
+# --- grad_W -----------------------------------------------------------------------------------------------------------
 
 
 @batch_jit
@@ -261,7 +261,7 @@ def wgrad_kernel(
     tl.store(p_tile, acc, mask=(row < DEPTH)[:, None] & (columns < CO)[None, :])
 
 
-# --- 6. the whole layer for k = 1 -------------------------------------------------------------------------------------
+# --- the whole layer for k = 1 ----------------------------------------------------------------------------------------
 
 
 @batch_jit

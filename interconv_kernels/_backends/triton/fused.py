@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -67,13 +67,7 @@ def _unsuitable_gpu(device: torch.device) -> str | None:
 
 
 def forward(
-    conv: Conv,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    sets: SetIndex,
-    max_centered: int,
-    slope: Tensor | None = None,
+    conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
 ) -> Tensor:
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     geometry = Geometry(size, conv.stride, (-conv.padding[0], -conv.padding[1]), conv.dilation, (1, 1), (0, 0))

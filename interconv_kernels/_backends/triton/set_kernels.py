@@ -78,7 +78,7 @@ def leaky_relu(x, slope):
     return tl.where(x < 0, x * slope, x)
 
 
-# --- 1. set reduction -------------------------------------------------------------------------------------------------
+# --- set reduction ----------------------------------------------------------------------------------------------------
 
 
 @batch_jit
@@ -135,7 +135,7 @@ def set_reduce_kernel(
     tl.store(p_out, total.to(p_out.dtype.element_ty), mask=mask)
 
 
-# --- 2. concat construction -------------------------------------------------------------------------------------------
+# --- concat construction ----------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -209,7 +209,7 @@ def concat_backward_kernel(
         tl.store(p_row + i * stride, (g + mean).to(p_out.dtype.element_ty), mask=mask)
 
 
-# --- 3. centring, its inverse, per-set add ----------------------------------------------------------------------------
+# --- centring, its inverse, per-set add -------------------------------------------------------------------------------
 
 
 @batch_jit
