@@ -157,7 +157,7 @@ def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
     }
 
 
-class _Tiles(TensorDescriptor):
+class _Tiles(TensorDescriptor):  # type: ignore[misc]
     """A descriptor of dense memory at a multiple of 16 bytes, which `fits_tma` checked: Triton's checks are slow."""
 
     def __post_init__(self) -> None:
