@@ -127,9 +127,9 @@ def test_set_kernels_address_over_two_to_the_31(huge):
     x[1100, :1024], x[1101, :1024] = 3.0, 5.0
     offsets = torch.tensor([1100, 1102], dtype=torch.int32)
     out = torch.empty(rows, columns, dtype=torch.bfloat16)
-    constants = {"ACC": set_kernels.tl.float32, "BLOCK": 1024}
+    constants = {"ACC": set_kernels.tl.float32, "BLOCK": 1024, "VECTOR": 8}
 
-    set_kernels.set_reduce_kernel[(1,)](x, offsets, out, out, columns, MEAN=True, VECTOR=1, **constants)
+    set_kernels.set_reduce_kernel[(1,)](x, offsets, out, out, columns, MEAN=True, **constants)
     assert (out[0, :1024] == 4).all()
     mean = torch.empty(1, columns, dtype=torch.bfloat16)
     set_kernels.center_kernel[(1,)](x, offsets, mean, out, columns, FROM_MEAN=False, **constants)
@@ -141,10 +141,10 @@ def test_set_kernels_address_over_two_to_the_31(huge):
     offsets[:] = torch.tensor([540, 542])
     x[540, :1024], x[541, :1024] = 1.0, 2.0
     wide = out.view(rows // 2, 2 * columns)  # row 541 ends past 2^31
-    set_kernels.concat_kernel[(1,)](x, offsets, wide, columns, columns, SPREAD=False, **constants)
+    set_kernels.concat_kernel[(1,)](x, offsets, wide, columns, C=1, CHANNELS_LAST=False, **constants)
     assert (wide[541, :1024] == 2).all()
     assert (wide[541, columns : columns + 1024] == 1.5).all()
-    set_kernels.concat_backward_kernel[(1,)](wide, offsets, x, columns, columns, SPREAD=False, **constants)
+    set_kernels.concat_backward_kernel[(1,)](wide, offsets, x, columns, C=1, CHANNELS_LAST=False, **constants)
     assert (x[541, :1024] == 3.5).all()
 
 
@@ -153,9 +153,9 @@ def test_set_add_addresses_over_two_to_the_31(huge):
     y, t = torch.empty(1, columns, dtype=torch.bfloat16), torch.empty(3, columns, dtype=torch.bfloat16)
     y[0, :1024], t[2, :1024] = 2.0, 3.0
     ids = torch.tensor([2], dtype=torch.int32)
-    arguments = (y, t, None, ids, ids, y, 0, columns, 1, 1)
-    flags = {"HAS_Y": True, "MEAN": False, "HAS_SLOPE": False}
-    set_kernels.set_add_kernel[(1,)](*arguments, **flags, ACC=set_kernels.tl.float32, BLOCK=1024)
+    arguments = (y, t, None, ids, ids, y, 0, columns)
+    flags = {"C": 1, "CHANNELS_LAST": False, "HAS_Y": True, "MEAN": False, "HAS_SLOPE": False}
+    set_kernels.set_add_kernel[(1,)](*arguments, **flags, ACC=set_kernels.tl.float32, BLOCK=1024, VECTOR=8)
     assert (y[0, :1024] == 5).all()
 
 
