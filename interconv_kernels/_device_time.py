@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import statistics
 from collections.abc import Callable
@@ -20,13 +21,20 @@ def milliseconds(run: Callable[[], object], device: torch.device) -> float:
     The call is captured in a CUDA graph and replayed, so launches take no time on the host. Where it cannot be
     captured, it is called, behind enough other work that the device does not wait for the host.
     """
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+    torch.cuda.synchronize(device)  # what the call reads may still be computed on another stream
+    with torch.cuda.device(device), torch.cuda.stream(_stream(device)):
         run()  # compiles what it needs, and cuDNN chooses its algorithms, before the capture
         replay, flushes = _captured(run)
         memory = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
         first = _time(replay, memory, flushes, MIN_REPEATS)
         repeats = int(BUDGET_MILLISECONDS / max(first, 1e-3))
         return _time(replay, memory, flushes, min(max(repeats, MIN_REPEATS), MAX_REPEATS))
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all calls, since torch keeps freed memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def _captured(run: Callable[[], object]) -> tuple[Callable[[], object], int]:

@@ -34,7 +34,7 @@ def test_all_right(small, capsys):
     printed = capsys.readouterr().out
     assert "WRONG" not in printed
     tiles = [check for check in _checks.tile_checks("triton", fused, CPU) if check.tile]
-    assert {check.tile[0][1].split("-")[0] for check in tiles} == {"conv", "wgrad", "pointwise"}
+    assert {check.tile[0][1].split("-")[0] for check in tiles} >= {"conv", "wgrad", "pointwise"}
     for check in tiles:
         assert (check.case, check.dtype) in launched
         assert f"| triton | fused | {check.case} | {str(check.dtype).removeprefix('torch.')} | " in printed

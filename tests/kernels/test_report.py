@@ -62,6 +62,16 @@ def test_the_archive(commands, tmp_path, capsys):
     assert all(name in capsys.readouterr().out for name in names[:1])
 
 
+def test_measurements_are_in_the_archive(commands, tmp_path, monkeypatch):
+    tuned = pytest.importorskip("interconv_kernels._backends.triton.tuned", reason="triton is not for this platform")
+    monkeypatch.setattr(report.triton_backend.TritonBackend, "can_run", lambda self, device: None)
+    monkeypatch.setattr(tuned, "table", lambda: {"some GPU": {}})
+    report.main(["--out", str(tmp_path / "r.zip"), "--device", "cpu", "--tune", "simpleunet-60K"])
+    assert contents(tmp_path / "r.zip")["tune.json"] == '{\n "some GPU": {}\n}'
+    report.main(["--out", str(tmp_path / "r.zip"), "--device", "cpu"])
+    assert "tune.json" not in contents(tmp_path / "r.zip")
+
+
 def test_the_archive_names_nobody(commands, tmp_path, monkeypatch):
     monkeypatch.setattr(report.getpass, "getuser", lambda: "jane")
     monkeypatch.setattr(report.platform, "node", lambda: "janes-box")
