@@ -174,6 +174,7 @@ def test_passes_over_memory(traced_on_the_cpu, monkeypatch):
     """For each layer forward, the set mean (1 pass), a convolution (2), and the addition with what follows it (2)."""
     monkeypatch.setattr(compile_fx.inductor_metrics_log, "isEnabledFor", lambda level: True)  # it counts only then
     monkeypatch.setattr(compile_fx.inductor_metrics_log, "info", lambda *arguments: None)
-    with torch._inductor.config.patch(force_disable_caches=True):
+    no_cache = torch._functorch.config.patch(enable_autograd_cache=False)  # a graph from there is not counted
+    with no_cache, torch._inductor.config.patch({"fx_graph_cache": False, "cpp.simdlen": 1}):
         assert passes(concat) == [16, 18]
         assert passes(ours) == [10, 15]
