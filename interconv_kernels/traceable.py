@@ -18,8 +18,6 @@ from torch import Tensor
 
 from .convolution import Conv
 
-Gradient = tuple[Tensor, None, None, None, None]
-
 
 def interconv2d(
     u: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, set_ids: Tensor, conv: Conv, backend: str
@@ -37,47 +35,33 @@ def interconv2d(
     """
     w_own, w_set = weight.split(u.shape[1], dim=1)
     sets = (offsets, set_ids)
-    s = _SetReduce.apply(u, *sets, True, backend)
+    s = _SetMap.apply(u, *sets, False, True, backend)
     t = F.conv2d(s, w_set, bias, conv.stride, conv.padding, conv.dilation)
     own = F.conv2d(u, w_own, None, conv.stride, conv.padding, conv.dilation)
-    return own + _Expand.apply(t, *sets, False, backend)
+    return own + _SetMap.apply(t, *sets, True, False, backend)
 
 
-class _SetReduce(torch.autograd.Function):
-    """x [N,...] -> [B,...], the sum over each set, or its mean; the adjoint of `_Expand`."""
+class _SetMap(torch.autograd.Function):
+    """Between samples and sets: x [N,...] -> [B,...], the sum over each set; or its adjoint, x [B,...] -> x[set_ids].
 
-    @staticmethod
-    def forward(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
-        return torch.ops.interconv.set_reduce(x, offsets, set_ids, mean, backend)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, offsets, set_ids, *ctx.settings = inputs
-        ctx.save_for_backward(offsets, set_ids)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Gradient:
-        return _Expand.apply(g, *ctx.saved_tensors, *ctx.settings), None, None, None, None
-
-
-class _Expand(torch.autograd.Function):
-    """t [B,...] -> t[set_ids] [N,...], of t / K if `mean`; the adjoint of `_SetReduce`.
-
-    The gradient of torch's own indexing would add with atomics, in an order that changes from run to run.
+    Both are divided by the set size if `mean`. Each is the gradient of the other. The gradient of torch's own indexing
+    would add with atomics, in an order that changes from run to run.
     """
 
     @staticmethod
-    def forward(t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
+    def forward(x: Tensor, offsets: Tensor, set_ids: Tensor, expand: bool, mean: bool, backend: str) -> Tensor:
+        if not expand:
+            return torch.ops.interconv.set_reduce(x, offsets, set_ids, mean, backend)
         if mean:
-            sizes = (offsets[1:] - offsets[:-1]).to(t.dtype)
-            t = t / sizes.view(-1, *[1] * (t.dim() - 1))
-        return t[set_ids]
+            sizes = (offsets[1:] - offsets[:-1]).to(x.dtype)
+            x = x / sizes.view(-1, *[1] * (x.dim() - 1))
+        return x[set_ids]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, offsets, set_ids, *ctx.settings = inputs
+        _, offsets, set_ids, ctx.expand, *ctx.settings = inputs
         ctx.save_for_backward(offsets, set_ids)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Gradient:
-        return _SetReduce.apply(g, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return _SetMap.apply(g, *ctx.saved_tensors, not ctx.expand, *ctx.settings), *(None,) * 5

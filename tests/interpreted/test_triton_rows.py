@@ -74,9 +74,10 @@ def test_the_number_of_blocks_changes_no_bits(rows, monkeypatch):
 
 @pytest.mark.parametrize("channels", [8, 13])
 def test_nothing_around_the_tensors_is_touched(rows, channels, monkeypatch):
+    monkeypatch.setattr(row_launch, "MIN_ROWS", 3)  # two blocks, of four and of three rows
     guards = Guards()
-    case = make_case([3, 1, 2], channels, 8, (5, 6), 3, torch.bfloat16)
-    g = torch.randn(6, 8, 5, 6).to(torch.bfloat16)
+    case = make_case([3, 1, 2], channels, 8, (7, 6), 3, torch.bfloat16)
+    g = torch.randn(6, 8, 7, 6).to(torch.bfloat16)
     want = with_grads(oracle, case.to(torch.float64), g)
     case.u, case.weight = guards.copy(case.u, torch.channels_last), guards.copy(case.weight)
     case.bias, g = guards.copy(case.bias), guards.copy(g, torch.channels_last)

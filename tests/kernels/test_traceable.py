@@ -136,8 +136,8 @@ def test_on_the_cpu_the_layer_stays_one_operator():
 N, B = 64, 2  # few sets, so that what has their size counts for little
 
 
-def passes(layer, num_layers):
-    """How often compiled code reads or writes a map the size of u, forward and backward.
+def passes(layer):
+    """How often the compiled code of two layers reads or writes a map the size of u, forward and backward.
 
     Inductor counts the buffers that its kernels, and the operators that it calls, read and write. A convolution's
     backward is one operator, so g counts once for dgrad and wgrad.
@@ -146,7 +146,7 @@ def passes(layer, num_layers):
     scale = torch.linspace(0.5, 2, 16).view(16, 1, 1)
 
     def network(x, weight, bias):
-        for _ in range(num_layers):
+        for _ in range(2):
             x = torch.relu(layer(x, weight, bias) * scale)
         return x
 
@@ -171,9 +171,10 @@ def ours(u, weight, bias):
 
 
 def test_passes_over_memory(traced_on_the_cpu, monkeypatch):
-    """Of one layer and the activation after it, and of one more behind them."""
+    """For each layer forward, the set mean (1 pass), a convolution (2), and the addition with what follows it (2)."""
     monkeypatch.setattr(compile_fx.inductor_metrics_log, "isEnabledFor", lambda level: True)  # it counts only then
     monkeypatch.setattr(compile_fx.inductor_metrics_log, "info", lambda *arguments: None)
-    with torch._inductor.config.patch(force_disable_caches=True):
-        found = {(f.__name__, num): passes(f, num) for f in (concat, ours) for num in (1, 2)}
-    assert found == {("concat", 1): [9, 10], ("concat", 2): [16, 18], ("ours", 1): [5, 8], ("ours", 2): [10, 15]}
+    no_cache = torch._functorch.config.patch(enable_autograd_cache=False)  # a graph from there is not counted
+    with no_cache, torch._inductor.config.patch({"fx_graph_cache": False, "cpp.simdlen": 1}):
+        assert passes(concat) == [16, 18]
+        assert passes(ours) == [10, 15]
