@@ -170,10 +170,11 @@ def _tune_kind(fused: TunableLayer, kind: _Kind, sets: Sets, progress: Progress)
 
         return launch
 
+    vendor: Record = {"algorithm": "vendor", "tiles": {}}
     every = [{"algorithm": "fused", "tiles": {part: name}} for part, names in kind.tiles.items() for name in names]
-    compiled = fused.compile_ahead(map(compiling, every))
+    compiled = fused.compile_ahead(map(compiling, [vendor, *every]))
     progress.note(f"{kind.key}: {compiled} kernels compiled for {1 + len(every)} candidates")
-    attempt(VENDOR, {"algorithm": "vendor", "tiles": {}})
+    attempt(VENDOR, vendor)
     best: dict[str, str] = {}
     for part, names in kind.tiles.items():
         if part != next(iter(kind.tiles)) and not best:  # the vendor's convolution is faster: the rest is not tried
