@@ -199,8 +199,7 @@ class Gpus(TorchDispatchMode):
         copied = source != target and bool(tensors)
         assert len(on_gpu) <= 1, f"{func}: tensors on GPUs {on_gpu}"
         assert source is None or not on_host, f"{func}: tensors on GPU {source} and on the host"
-        if func is torch.ops.aten._local_scalar_dense.default or (copied and target is None):
-            assert source is None, f"{func} reads from GPU {source}, and waits for it"
+        assert not (copied and target is None), f"{func} copies from GPU {source}, and waits for it"
         if copied and source is None:
             self.copies.append(Copy(tensors[0].data_ptr() in self.pinned, kwargs.get("non_blocking", False)))
         if func is torch.ops.aten._pin_memory.default:
@@ -216,11 +215,11 @@ class Gpus(TorchDispatchMode):
         out = func(*host_args, **host_kwargs)
         if target is None:
             return out
+        assert not isinstance(out, (bool, int, float)), f"{func} reads from GPU {source}, and waits for it"
         if copied and func is torch.ops.aten._to_copy.default and out is host_args[0]:
             out = out.clone()
-        known = {
-            id(x.host): x for x in tensors if isinstance(x, GpuTensor)
-        }  # an operator in place returns one of these
+        # An operator in place returns one of its arguments.
+        known = {id(x.host): x for x in tensors if isinstance(x, GpuTensor)}
 
         def wrap(x):
             if not isinstance(x, torch.Tensor):

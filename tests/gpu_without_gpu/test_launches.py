@@ -168,9 +168,16 @@ def test_a_model_on_two_gpus(gpus):
         assert places(gpus) == {(1, 1000 + stream)}
         u, sets = second.batch(lengths, size)
         with gpus.current(LIKE_GPU_1):
-            z = second.forward((u + y.detach().cpu().to(second.device), sets))
+            z = second.forward((u + y.detach().to(second.device), sets))
         assert places(gpus) == {(LIKE_GPU_1, 1000 * LIKE_GPU_1 + stream)}
         assert z.device == second.device
+
+
+def test_a_read_from_a_gpu_is_refused(gpus):
+    x = torch.ones(3, device="cuda:1")
+    for read in (torch.Tensor.item, bool):
+        with pytest.raises(AssertionError, match="from GPU 1, and waits for it"):
+            read(x.sum())
 
 
 def test_the_driver_knows_an_address_on_another_gpu(gpus):

@@ -42,7 +42,8 @@ def set_reduce(x: Tensor, sets: SetIndex, mean: bool) -> Tensor:
     out = empty_rows(x, sets.num_sets)
     slots = -(-sets.num_rows // PIECE) if sets.num_rows >= PIECE else 0  # else no set has a full piece
     pieces = torch.empty(slots, math.prod(x.shape[1:]), dtype=sum_dtype(x), device=x.device)
-    _launch(set_kernels.full_piece_kernel, slots, x, (x, sets.offsets, sets.set_ids, pieces), sets.num_rows)
+    if slots:
+        _launch(set_kernels.full_piece_kernel, slots, x, (x, sets.offsets, sets.set_ids, pieces), sets.num_rows)
     _launch(set_kernels.set_reduce_kernel, sets.num_sets, x, (x, sets.offsets, pieces, out), MEAN=mean)
     return out
 
