@@ -21,7 +21,7 @@ from ..contract import Direction, Gradients, Record
 from . import tuned
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
 from .conv_launch import Geometry, convolve, has_tma, pointwise, wgrad
-from .row_launch import convolve_rows, is_row_convolution
+from .row_launch import convolve_rows, fits_rows
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
@@ -88,7 +88,7 @@ def candidates(
     kernels = ["conv"]
     if conv.stride == (1, 1):
         kernels += ["conv_tma"] * has_tma(u)
-    if is_row_convolution(conv, weight):
+    if fits_rows(conv, u, weight):
         kernels.append("conv_rows")
     if conv.is_pointwise(weight):
         kernels.append("pointwise")
