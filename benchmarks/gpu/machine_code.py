@@ -100,7 +100,7 @@ def products_of(tile: Tile) -> tuple[Products, ...]:
     """The precisions that conv_launch.py launches the tile for."""
     if tile.bits == 16:
         return ("16-bit",)
-    return ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
+    return ("tf32",) if tile.kernel in ("conv_tma", "conv_rows") else ("tf32", "ieee")
 
 
 def typical_channels(tile: Tile) -> tuple[int, ...]:

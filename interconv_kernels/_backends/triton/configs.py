@@ -86,6 +86,8 @@ TILES = (
     # float32: four bytes a value, so half the depth; eight warps keep odd channels in registers too
     Tile("conv_tma", 32, True, 128, 64, 32, 4, 3, "64 channels and more, in TF32"),
     Tile("conv_tma", 32, True, 128, 32, 32, 4, 3, "few channels, in TF32"),
+    Tile("conv_rows", 32, True, 64, 32, 32, 4, 2, "17 to 32 channels, in TF32"),
+    Tile("conv_rows", 32, True, 64, 16, 16, 4, 2, "up to 16 channels, in TF32"),
     Tile("conv", 32, False, 64, 64, 32, 8, 2, "64 channels and more; a third stage spills"),
     Tile("conv", 32, False, 64, 32, 16, 8, 3, "few channels; half the registers of BK = 32"),
     Tile("wgrad", 32, False, 64, 64, 32, 8, 3, "64 channels and more"),

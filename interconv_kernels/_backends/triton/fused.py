@@ -23,7 +23,7 @@ from . import interpreted, tuned
 from .compile_ahead import compile_ahead
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
 from .conv_launch import Geometry, Pair, convolve, has_tma, pointwise, wgrad
-from .row_launch import convolve_rows, is_row_convolution
+from .row_launch import convolve_rows, fits_rows
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
 
@@ -121,7 +121,7 @@ def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> d
     kernels = ["conv"]
     if conv.stride == (1, 1):
         kernels += ["conv_tma"] * has_tma(u)
-    if is_row_convolution(conv, weight):
+    if fits_rows(conv, u, weight):
         kernels.append("conv_rows")
     if conv.is_pointwise(weight):
         kernels.append("pointwise")

@@ -19,9 +19,11 @@ def tap(p_weight, r, q, columns, CO: tl.constexpr, BN: tl.constexpr, BK: tl.cons
 
 
 @triton.jit
-def add_taps(acc, left, middle, right, w_left, w_middle, w_right):
+def add_taps(acc, left, middle, right, w_left, w_middle, w_right, PRECISION: tl.constexpr):
     """acc + the products of one row of u, at its three horizontal shifts, with one row of taps."""
-    return tl.dot(right, w_right, tl.dot(middle, w_middle, tl.dot(left, w_left, acc)))
+    acc = tl.dot(left, w_left, acc, input_precision=PRECISION)
+    acc = tl.dot(middle, w_middle, acc, input_precision=PRECISION)
+    return tl.dot(right, w_right, acc, input_precision=PRECISION)
 
 
 @triton.jit(do_not_specialize=["num_samples", "H", "W", "out_h", "out_w", "base_h", "base_w", "rows"])
@@ -46,6 +48,7 @@ def conv_rows_kernel(
     HAS_SET: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SLOPE: tl.constexpr,
+    PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -85,9 +88,9 @@ def conv_rows_kernel(
         left = gather(p_sample, h + base_h, w_in, m_u, H, W, c[None, :], C)
         center = gather(p_sample, h + base_h, w_in + 1, m_u, H, W, c[None, :], C)
         right = gather(p_sample, h + base_h, w_in + 2, m_u, H, W, c[None, :], C)
-        acc = add_taps(last, left, center, right, w20, w21, w22)
-        last = add_taps(middle, left, center, right, w10, w11, w12)
-        middle = add_taps(zeros, left, center, right, w00, w01, w02)
+        acc = add_taps(last, left, center, right, w20, w21, w22, PRECISION)
+        last = add_taps(middle, left, center, right, w10, w11, w12, PRECISION)
+        middle = add_taps(zeros, left, center, right, w00, w01, w02, PRECISION)
         m_row = m_y & (h >= first_row + 2)
         pixel = tl.cast(h - 2, tl.int64) * out_w * CO
         if HAS_SET:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...convolution import Conv
 from . import row_kernels
 from .configs import MIN_ROWS, ROW_PROGRAMS, Tile
-from .conv_launch import Geometry
+from .conv_launch import Geometry, precision
 from .launch import launch
 
 
-def is_row_convolution(conv: Conv, weight: Tensor) -> bool:
-    """Whether the layer and its gradient are 3x3 convolutions of stride 1 without dilation."""
+def fits_rows(conv: Conv, u: Tensor, weight: Tensor) -> bool:
+    """Whether the layer is a 3x3 convolution of stride 1 without dilation, on tensor cores (float32 in TF32)."""
+    if u.dtype == torch.float32 and precision(u) != "tf32":
+        return False
     return weight.shape[2:] == (3, 3) and conv.stride == conv.dilation == (1, 1)
 
 
@@ -48,6 +51,7 @@ def convolve_rows(
         "HAS_SET": t is not None,
         "HAS_BIAS": bias is not None,
         "HAS_SLOPE": slope is not None,
+        "PRECISION": precision(x),
         "BM": tile.bm,
         "BN": tile.bn,
         "BK": tile.bk,
