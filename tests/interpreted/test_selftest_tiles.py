@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from interconv_kernels import _checks, _set_checks, selftest
-from interconv_kernels._backends.triton import conv_launch, fused, set_ops
+from interconv_kernels._backends.triton import conv_launch, fused, row_launch, set_ops
 
 CPU = torch.device("cpu")
 
@@ -28,13 +28,18 @@ def test_all_right(small, capsys):
         launched.add((tile.name, x.dtype))
         return real(tile, x)
 
+    def convolve_rows(*arguments):
+        launched.add((arguments[-1].name, arguments[0].dtype))
+        row_launch.convolve_rows(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_launch, "_options", options)
+        patch.setattr(fused, "convolve_rows", convolve_rows)
         assert selftest.main(["--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "WRONG" not in printed
     tiles = [check for check in _checks.tile_checks("triton", fused, CPU) if check.tile]
-    assert {check.tile[0][1].split("-")[0] for check in tiles} >= {"conv", "wgrad", "pointwise"}
+    assert {check.tile[0][1].split("-")[0] for check in tiles} >= {"conv", "conv_rows", "wgrad", "pointwise"}
     for check in tiles:
         assert (check.case, check.dtype) in launched
         assert f"| triton | fused | {check.case} | {str(check.dtype).removeprefix('torch.')} | " in printed
