@@ -71,7 +71,7 @@ class InterConvBackwardFunction(torch.autograd.Function):
 
 # torch reads the signature of `forward` on every call, which takes longer to find than to look up.
 for _function in (InterConvFunction, InterConvBackwardFunction):
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[union-attr]
 
 # The same formulas for code that calls the operators directly, such as an exported program.
 for _name, _function in (("interconv2d", InterConvFunction), ("interconv2d_backward", InterConvBackwardFunction)):
