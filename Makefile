@@ -38,7 +38,7 @@ endif
 test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
 	OMP_NUM_THREADS=1 RECORDING_DRIVER=1 $(PYTEST) tests/gpu_without_gpu $(ARGS) $(IF_ANY)
 
-test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (6 minutes on 2 cores)
+test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
@@ -67,7 +67,7 @@ bench: $(READY) ## the paper's layers against eager torch (half an hour on 2 cor
 bench-smoke: $(READY) ## do the benchmarks work? Tiny shapes, whose times mean nothing (2 minutes on 2 cores)
 	$(BIN)/python -m benchmarks run --suite smoke --directions fwd bwd both --repeats 2 $(ARGS)
 
-gpu-table: $(READY) ## rewrite docs/internals/gpu-tables.md: machine code by the installed triton, predictions (7 minutes)
+gpu-table: $(READY) ## rewrite docs/internals/gpu-tables.md: machine code by the installed triton, predictions (4 minutes)
 	$(BIN)/python -m benchmarks machine-code --write docs/internals/gpu-tables.md
 	$(BIN)/python -m benchmarks predict --write docs/internals/gpu-tables.md
 
@@ -75,7 +75,7 @@ $(NEWEST_TRITON): $(READY)
 	rm -rf $@
 	$(BIN)/python -m pip install -q --no-deps --target $@ triton==3.9.0
 
-test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton, 3.9.0 (6 minutes on 2 cores)
+test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton, 3.9.0 (3 minutes on 2 cores)
 	PYTHONPATH=$(NEWEST_TRITON) $(BIN)/python -m pytest tests/kernels/test_machine_code.py
 
 lock: ## rewrite requirements-dev.txt and requirements-docs.txt (needs uv); CUDA libraries that torch may ask for are left to pip
