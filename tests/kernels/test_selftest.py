@@ -129,7 +129,7 @@ def test_every_tile_and_dtype_is_planned(gpu, capability):
         if tile.bits == 16:
             expected |= {(tile.name, dtype, "ieee") for dtype in (torch.bfloat16, torch.float16)}
         else:
-            precisions = ("tf32",) if tile.kernel == "conv_tma" else ("tf32", "ieee")
+            precisions = ("tf32",) if tile.kernel in ("conv_tma", "conv_rows") else ("tf32", "ieee")
             expected |= {(tile.name, torch.float32, precision) for precision in precisions}
     checks = _checks.tile_checks("triton", gpu(capability), META)
     assert set(map(forced, checks)) == expected
