@@ -13,7 +13,7 @@ from interconv_kernels._backends.triton import fused, tuned
 
 
 @pytest.mark.usefixtures("never_compiled")
-@pytest.mark.parametrize(("index", "candidates"), [(0, 4), (1, 7)], ids=["sm_80", "sm_90"])
+@pytest.mark.parametrize(("index", "candidates"), [(0, 5), (1, 8)], ids=["sm_80", "sm_90"])
 def test_nothing_is_compiled_while_candidates_are_timed(gpus, index, candidates, monkeypatch, tmp_path):
     names = []
     real = fused.compile_ahead
