@@ -79,18 +79,19 @@ def interconv2d(
     negative_slope = _check_slope(negative_slope, u, weight)
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
-    if is_traced(u, algorithm):
-        y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
-        y = y if negative_slope is None else leaky_relu(y, negative_slope)
-    elif negative_slope is None:
-        y = InterConvFunction.apply(u, weight, bias, *index, *settings)
-    elif torch.is_grad_enabled() and any(
+    traced = is_traced(u, algorithm)
+    needs_grad = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in (u, weight, bias, negative_slope)
-    ):
-        y = leaky_relu(InterConvFunction.apply(u, weight, bias, *index, *settings), negative_slope)
-    else:
-        slope = torch.as_tensor(negative_slope, dtype=u.dtype, device=u.device).expand(weight.shape[0])
+    )
+    if negative_slope is not None and not traced and not needs_grad:
+        slope = _slopes(negative_slope, u, weight.shape[0])
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
+    else:
+        if traced:
+            y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
+        else:
+            y = InterConvFunction.apply(u, weight, bias, *index, *settings)
+        y = y if negative_slope is None else leaky_relu(y, negative_slope)
     if jagged_offsets is not None:
         return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
     return y if dense_shape is None else y.unflatten(0, dense_shape)
@@ -211,6 +212,11 @@ def _check_slope(slope: float | Tensor | None, u: Tensor, weight: Tensor) -> flo
     if slope.device != u.device:
         raise ValueError(f"negative_slope is on {slope.device}, u is on {u.device}: expected one device")
     return slope.to(u.dtype)
+
+
+def _slopes(slope: float | Tensor, u: Tensor, out_channels: int) -> Tensor:
+    """A slope for each output channel; a number is filled in on the device, since a copy to it would wait for it."""
+    return slope.expand(out_channels) if isinstance(slope, Tensor) else u.new_full((out_channels,), slope)
 
 
 def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Conv:

@@ -9,6 +9,7 @@ import torch
 from common import ALGORITHMS, DTYPES, FORMATS, RAGGED, eager_concat, make_case, oracle, with_grads, worst
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 import interconv_kernels as ik
 from interconv_kernels import algorithms
@@ -75,7 +76,7 @@ def test_low_precision_is_as_good_as_torch(layer, algorithm, fmt, name, dtype):
     floor = 2 * torch.finfo(dtype).eps
     for got, theirs, exact in zip(with_grads(lambda c: layer(c, algorithm), case, g), torchs, want, strict=True):
         assert got.dtype == dtype
-        assert worst(got, exact) <= 6 * worst(theirs, exact) + floor
+        assert worst(got, exact) <= 4 * worst(theirs, exact) + floor
 
 
 @settings(max_examples=100, deadline=None)
@@ -246,6 +247,23 @@ def test_nothing_is_read_back_from_the_device(algorithm):
     grads = algorithms.backward(backend, Choice(algorithm), conv, y, u, weight, sets, (True, True, True))
     assert [x.shape for x in grads] == [u.shape, weight.shape, bias.shape]
     assert choose(backend, "auto", "forward", conv, u, weight, sets).algorithm in ("split", "centered")
+
+
+class NothingCopied(TorchFunctionMode):
+    """Fails where a tensor is made of Python values: it is filled on the CPU, and its copy to a GPU is waited for."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert func not in (torch.tensor, torch.as_tensor, torch.asarray), f"{func} of {args}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("slope", [None, 0, 0.01, torch.tensor([0.25], dtype=torch.float64)])
+def test_nothing_is_copied_to_the_device(slope, grad):
+    case, sets = make_case([3, 1, 4]), ik.Sets.from_lengths([3, 1, 4])
+    case.u.requires_grad_(grad)
+    with NothingCopied():
+        assert ik.interconv2d(*case.tensors, sets, negative_slope=slope).shape == (8, 4, 9, 7)
 
 
 # --- 5. int64 addressing ----------------------------------------------------------------------------------------------
