@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _set_checks, reference
 from ._accuracy import allowed_errors, float32_as, with_gradients
-from ._backends.contract import Direction, TunableLayer
+from ._backends.contract import DIRECTIONS, Direction, TunableLayer
 from ._backends.registry import get as get_backend
 from .convolution import Conv
 from .functional import interconv2d
@@ -20,7 +20,6 @@ from .sets import SetIndex, Sets
 from .typing import Algorithm, BackendName
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
-DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LENGTHS = [3, 1, 0, 8, 2]
 
@@ -161,9 +160,7 @@ class LayerCheck(NamedTuple):
             with self._forced(case, device):
                 try:
                     got = _results(interconv2d, on_device, g, settings)
-                except (
-                    ValueError
-                ) as refusal:  # an algorithm that a backend does not have here, such as fused in float64
+                except ValueError as refusal:  # the backend has no such algorithm here: fused in float64, for example
                     skipped = str(refusal)
                     continue
                 torchs = _results(reference.concat_interconv2d, on_device, g, options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import reference
 from ._accuracy import allowed_errors, with_gradients
-from ._backends.contract import Direction, Record, TunableLayer
+from ._backends.contract import DIRECTIONS, Direction, Record, TunableLayer
 from ._backends.registry import get as get_backend
 from ._device_time import milliseconds
 from ._progress import Progress
@@ -22,7 +22,6 @@ from .modules import InterConv2d
 from .sets import Sets
 
 logger = logging.getLogger("interconv_kernels")
-DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 CHECKED_LENGTHS = (2, 1)  # results are checked in float64, which takes too much memory for whole batches
 VENDOR = "vendor"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..sets import SetIndex
 from ..typing import BackendName
 
 Direction: TypeAlias = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # of u, weight and bias
 Needs: TypeAlias = Sequence[bool]  # which of them are to be computed
 Record: TypeAlias = dict[str, Any]  # what `ik.tune` keeps of a kind of layer, as JSON
