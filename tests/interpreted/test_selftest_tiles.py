@@ -22,7 +22,7 @@ def small(monkeypatch):
 
 def test_all_right(small, capsys):
     launched = set()
-    real = conv_launch._options
+    real = conv_launch.tile_options
 
     def options(tile, x):
         launched.add((tile.name, x.dtype))
@@ -33,7 +33,7 @@ def test_all_right(small, capsys):
         row_launch.convolve_rows(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv_launch, "_options", options)
+        patch.setattr(conv_launch, "tile_options", options)
         patch.setattr(fused, "convolve_rows", convolve_rows)
         assert selftest.main(["--device", "cpu"]) == 0
     printed = capsys.readouterr().out

@@ -167,7 +167,7 @@ def test_convolution_addresses_over_two_to_the_31(huge):
     x[:, :, 0, 0] = torch.arange(n)[:, None].to(torch.bfloat16)
     geometry = conv_launch.Geometry((1, 1), (1, 1), (0, 0), (1, 1), (1, 1), (0, 0))
     weight = torch.eye(8, dtype=torch.bfloat16).view(1, 1, 8, 8)
-    conv_launch.convolve(x, geometry, weight, y, None, None, None, None, configs.pick("conv", x.dtype, 8, 8))
+    conv_launch.convolve(x, geometry, weight, y, conv_launch.Epilogue(), configs.pick("conv", x.dtype, 8, 8))
     assert torch.equal(y[:, :, 0, 0], x[:, :, 0, 0])
 
 

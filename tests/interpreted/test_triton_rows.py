@@ -103,7 +103,7 @@ def test_addresses_over_two_to_the_31(huge):  # noqa: F811
     weight = torch.zeros(3, 3, 8, 8, dtype=torch.bfloat16)
     weight[2, 1] = torch.eye(8)
     [tile] = candidates_for("conv_rows", x.dtype, 8, 8)
-    row_launch.convolve_rows(x, geometry, weight, y, None, None, None, None, tile)
+    row_launch.convolve_rows(x, geometry, weight, y, conv_launch.Epilogue(), tile)
     assert torch.equal(y[:, :, 0, 0], x[:, :, 2, 1])
 
 
@@ -115,7 +115,7 @@ def test_u_is_read_three_times_and_not_nine(traffic, monkeypatch):  # noqa: F811
     weight = torch.randn(3, 3, channels, out_channels).to(torch.bfloat16)
     geometry = conv_launch.Geometry((H, W), (1, 1), (-1, -1), (1, 1), (1, 1), (0, 0))
     [tile] = candidates_for("conv_rows", x.dtype, channels, out_channels)
-    row_launch.convolve_rows(x, geometry, weight, y, t, index().set_ids, None, None, tile)
+    row_launch.convolve_rows(x, geometry, weight, y, conv_launch.Epilogue(t, index().set_ids), tile)
     column_tiles = 2
     programs = -(-N * W // tile.bm) * column_tiles
     u_reads = column_tiles * N * H * (3 * W - 2) * channels  # the padding is not read

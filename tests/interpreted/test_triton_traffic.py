@@ -130,7 +130,7 @@ def test_convolution_moves_what_its_tiles_imply(traffic, kernel, out_channels):
     base = (-(kernel // 2), -(kernel // 2))
     geometry = conv_launch.Geometry((H, W), (1, 1), base, (1, 1), (1, 1), (0, 0))
     tile = pick("conv", x.dtype, C, out_channels)
-    conv_launch.convolve(x, geometry, weight, y, t, index().set_ids, None, None, None)
+    conv_launch.convolve(x, geometry, weight, y, conv_launch.Epilogue(t, index().set_ids), None)
     row_tiles, column_tiles = -(-N * H * W // tile.bm), -(-out_channels // tile.bn)
     u_bytes = column_tiles * N * padded_reads(kernel) * C * 4
     weight_bytes, y_bytes = row_tiles * weight.numel() * 4, y.numel() * 4

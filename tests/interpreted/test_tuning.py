@@ -79,8 +79,8 @@ def planted(monkeypatch, fault, name="conv-32-64x64x32-odd"):
     """The layer's result is off by a factor, or an error is raised, where a tile is used."""
     real = fused.convolve
 
-    def convolve(x, geometry, weight, y, t, set_ids, bias, slope, tile):
-        real(x, geometry, weight, y, t, set_ids, bias, slope, tile)
+    def convolve(x, geometry, weight, y, epilogue, tile):
+        real(x, geometry, weight, y, epilogue, tile)
         if tile is not None and tile.name == name:
             if isinstance(fault, Exception):
                 raise fault

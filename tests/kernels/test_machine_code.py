@@ -68,13 +68,23 @@ def test_amd_chips_multiply_float32_exactly():
         assert launch.named["PRECISION"] == "ieee"
 
 
-def test_only_accepted_spills_are_accepted():
+def test_accepted_spills_are_those_of_the_tables():
+    for version, accepted in machine_code.ACCEPTED_SPILLS.items():
+        text = read_section(DOCUMENT, f"machine code, triton {version}")
+        assert sorted(re.findall(r"\*\*spills (.*?)\*\*", text)) == sorted(accepted.values())
+
+
+def test_only_accepted_spills_are_accepted(monkeypatch):
+    spills = {("sm_110", "from the last sample, float32"): "8 bytes of stack memory"}
+    monkeypatch.setattr(machine_code, "ACCEPTED_SPILLS", {machine_code.triton.__version__: spills})
     case = machine_code.KernelCase("from the last sample, float32", list)
     lean = {"load128": 1, "store128": 1}
     two_registers = code(spills="8 bytes of stack memory", **lean)
     assert machine_code.faults(case, CHIPS["sm_110"], two_registers) == []
     assert machine_code.faults(case, CHIPS["sm_100"], two_registers) == ["spills 8 bytes of stack memory"]
     assert machine_code.faults(case, CHIPS["sm_110"], code(spills="16 bytes of stack memory", **lean)) != []
+    monkeypatch.setattr(machine_code, "ACCEPTED_SPILLS", {"another version": spills})
+    assert machine_code.faults(case, CHIPS["sm_110"], two_registers) == ["spills 8 bytes of stack memory"]
 
 
 def test_row_blocks_are_compiled_once_for_all_batches(tmp_path, monkeypatch):

@@ -33,18 +33,33 @@ class Geometry(NamedTuple):
     phase: Pair
 
 
-def convolve(
-    x: Tensor,
-    geometry: Geometry,
-    weight: Tensor,
-    y: Tensor,
-    t: Tensor | None,
-    set_ids: Tensor | None,
-    bias: Tensor | None,
-    slope: Tensor | None,
-    tile: Tile | None,
-) -> None:
-    """y = act(conv(x; weight) + t of its set + bias), on the pixels of one geometry; x, t and y channels_last."""
+class Epilogue(NamedTuple):
+    """What follows a convolution in its kernel: act(. + t of the sample's set + bias), each optional.
+
+    Attributes:
+        t: [B,Co,H',W'] float32, channels_last.
+        set_ids: [N], if t is given.
+        bias: [Co].
+        slope: [Co], of the leaky ReLU.
+    """
+
+    t: Tensor | None = None
+    set_ids: Tensor | None = None
+    bias: Tensor | None = None
+    slope: Tensor | None = None
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """The constants that tell a kernel which of them it is given."""
+        return {
+            "HAS_SET": self.t is not None,
+            "HAS_BIAS": self.bias is not None,
+            "HAS_SLOPE": self.slope is not None,
+        }
+
+
+def convolve(x: Tensor, geometry: Geometry, weight: Tensor, y: Tensor, epilogue: Epilogue, tile: Tile | None) -> None:
+    """y = epilogue(conv(x; weight)) on the pixels of one geometry; x and y channels_last."""
     (taps_h, taps_w, channels, out_channels), (height, width) = weight.shape, x.shape[2:]
     weight = weight.contiguous().to(x.dtype)
     if tile is None or tile.kernel == "pointwise" or (tile.kernel == "conv_tma" and not fits_tma(x, geometry, y)):
@@ -57,13 +72,10 @@ def convolve(
         "TAPS_W": taps_w,
         "DH": geometry.tap_step[0],
         "DW": geometry.tap_step[1],
-        "HAS_SET": t is not None,
-        "HAS_BIAS": bias is not None,
-        "HAS_SLOPE": slope is not None,
-        **_options(tile, x),
+        **epilogue.flags,
+        **tile_options(tile, x),
     }
     column_tiles = -(-out_channels // tile.bn)
-    epilogue = (t, set_ids, bias, slope)
     if tile.kernel == "conv_tma":
         bh, bw = TMA_TILE
         tiles = x.shape[0] * -(-geometry.grid[0] // bh) * -(-geometry.grid[1] // bw)
@@ -113,7 +125,7 @@ def pointwise(
         "HAS_BIAS": bias is not None,
         "HAS_SLOPE": slope is not None,
         "BM": tile.bm,
-        **_options(tile, x),
+        **tile_options(tile, x),
     }
     launch(conv_kernels.pointwise_kernel, programs, x, pointers, (area,), constants)
 
@@ -138,14 +150,14 @@ def wgrad(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, tile: Tile | None) -
         "DH": conv.dilation[0],
         "DW": conv.dilation[1],
         "BM": tile.bm,
-        **_options(tile, u),
+        **tile_options(tile, u),
     }
     launch(conv_kernels.wgrad_kernel, parts * tiles, u, (u, g, sums), sizes, constants)
     total = sums[0] if parts == 1 else sums.sum(0)
     return total.view(taps_h, taps_w, channels, out_channels).permute(3, 2, 0, 1)
 
 
-def _options(tile: Tile, x: Tensor) -> dict[str, Any]:
+def tile_options(tile: Tile, x: Tensor) -> dict[str, Any]:
     """The constants of the tile that every kernel takes (BM aside, which conv_tma does not have), and options."""
     return {
         "PRECISION": precision(x),

@@ -22,7 +22,7 @@ from ..contract import Direction, Gradients
 from . import interpreted, tuned
 from .compile_ahead import compile_ahead
 from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
-from .conv_launch import Geometry, Pair, convolve, has_tma, pointwise, wgrad
+from .conv_launch import Epilogue, Geometry, Pair, convolve, has_tma, pointwise, wgrad
 from .row_launch import convolve_rows, fits_rows
 from .set_ops import set_reduce
 from .tuned import layer_key, measured, override, save
@@ -181,7 +181,7 @@ def _layer(
     y = new(x.shape[0], x.dtype)
     if sets.all_single:  # s = u
         for geometry, own, from_set in launches:
-            run(x, geometry, own + from_set, y, None, None, bias, slope, tile)
+            run(x, geometry, own + from_set, y, Epilogue(bias=bias, slope=slope), tile)
         return y
     if _is_pointwise(first_geometry, w_own) and (tile is None or tile.kernel == "pointwise"):
         whole = tile or pick("pointwise", x.dtype, x.shape[1], out_channels)
@@ -192,9 +192,9 @@ def _layer(
     t = new(sets.num_sets, torch.float32)
     s = set_reduce(x, sets, mean=True)
     for geometry, _, from_set in launches:
-        run(s, geometry, from_set, t, None, None, bias, None, tile)
+        run(s, geometry, from_set, t, Epilogue(bias=bias), tile)
     for geometry, own, _ in launches:
-        run(x, geometry, own, y, t, sets.set_ids, None, slope, tile)
+        run(x, geometry, own, y, Epilogue(t, sets.set_ids, slope=slope), tile)
     return y
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...convolution import Conv
 from . import row_kernels
 from .configs import MIN_ROWS, ROW_PROGRAMS, Tile
-from .conv_launch import Geometry, precision
+from .conv_launch import Epilogue, Geometry, precision, tile_options
 from .launch import launch
 
 
@@ -21,15 +21,7 @@ def fits_rows(conv: Conv, u: Tensor, weight: Tensor) -> bool:
 
 
 def convolve_rows(
-    x: Tensor,
-    geometry: Geometry,
-    weight: Tensor,
-    y: Tensor,
-    t: Tensor | None,
-    set_ids: Tensor | None,
-    bias: Tensor | None,
-    slope: Tensor | None,
-    tile: Tile | None,
+    x: Tensor, geometry: Geometry, weight: Tensor, y: Tensor, epilogue: Epilogue, tile: Tile | None
 ) -> None:
     """As `convolve` in conv_launch.py, for weights [3,3,C,Co] with C <= tile.bk and taps one pixel apart."""
     channels, out_channels = weight.shape[2:]
@@ -48,16 +40,10 @@ def convolve_rows(
     constants = {
         "C": channels,
         "CO": out_channels,
-        "HAS_SET": t is not None,
-        "HAS_BIAS": bias is not None,
-        "HAS_SLOPE": slope is not None,
-        "PRECISION": precision(x),
+        **epilogue.flags,
         "BM": tile.bm,
-        "BN": tile.bn,
-        "BK": tile.bk,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
+        **tile_options(tile, x),
     }
-    pointers = (x, weight, t, set_ids, bias, slope, y)
+    pointers = (x, weight, *epilogue, y)
     sizes = (num_samples, height, width, out_h, out_w, base_h, base_w, rows)
     launch(row_kernels.conv_rows_kernel, strips * -(-out_h // rows), x, pointers, sizes, constants)

@@ -87,9 +87,8 @@ def full_piece_kernel(
 ):
     """Stage 1, for batches of at least 64 samples: pieces[q] [M] = the sum of the full piece that starts in window q.
 
-    Window q is the rows 64q ... 64q + 63.
-    Full pieces are 64 rows each and disjoint, so at most one starts in each such window: which piece belongs to which
-    slot follows from the offsets, and the launch from N alone.
+    Window q is the rows 64q ... 64q + 63. Full pieces are 64 rows each and disjoint, so at most one starts in each
+    window: which piece belongs to which slot follows from the offsets, and the launch from N alone.
     """
     M = whole_vectors(M, VECTOR)
     i_slot, first, mask = column_block(M, BLOCK)
