@@ -5,7 +5,7 @@
     def test_surgery_of_timm(name): ...
 
 {name} is a parameter of the test, so that this makes two rows; without it, it would be one row of two checks. What does
-not work is a row too: its test asserts what happens instead (a clear error), and `limitation` tells the user what to do.
+not work is a row too: its test asserts what happens instead, an error, and `limitation` tells the user what to do.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ import pytest
 
 PAGE = """# Drop-in table
 
-InterConv in the networks and the tools of other libraries. Each row is a test with the real library; `make test-integrations`
-runs them and writes this page. A limitation is tested too: the test asserts what happens instead.
+InterConv in the networks and the tools of other libraries. Each row is a test with the real library, and
+`make test-integrations` writes this page. A limitation is tested too: the test asserts what happens instead.
 
 {summary}
 
