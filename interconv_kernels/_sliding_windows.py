@@ -23,8 +23,10 @@ def check_not_windows(u: Tensor, sets: Sets) -> None:
     Raises:
         ValueError: they are, and the sets would mix windows of different places.
     """
+    if torch.compiler.is_compiling():
+        return
     monai = sys.modules.get("monai.inferers.utils")
-    if monai is None or torch.compiler.is_compiling() or sets.live_offsets.shape[0] > sets.num_samples:
+    if monai is None or sets.live_offsets.shape[0] > sets.num_samples:
         return
     code = monai.sliding_window_inference.__code__
     frame = sys._getframe(1)

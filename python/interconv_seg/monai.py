@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import list_data_collate
 from monai.engines.utils import default_prepare_batch
 from monai.inferers.inferer import SlidingWindowInferer
 from monai.transforms.transform import Randomizable, apply_transform
@@ -21,7 +22,7 @@ import interconv_kernels as ik
 from interconv_kernels.sets import as_sets
 from interconv_kernels.typing import SetsLike
 
-__all__ = ["SetDataset", "SetSlidingWindowInferer", "prepare_batch"]
+__all__ = ["SetDataset", "SetSlidingWindowInferer", "collate", "prepare_batch"]
 
 
 class SetSlidingWindowInferer(SlidingWindowInferer):
@@ -89,7 +90,7 @@ class SetSlidingWindowInferer(SlidingWindowInferer):
 
 
 class SetDataset(Randomizable, Dataset[list[Any]]):
-    """Sets of MONAI's samples: item b is the list of the transformed samples of set b, which `ik.collate` packs.
+    """Sets of MONAI's samples: item b is the list of the transformed samples of set b, which `collate` packs.
 
     Args:
         data: samples, such as from `monai.data.load_decathlon_datalist`, or a data set of them that is quick to read,
@@ -158,13 +159,33 @@ class SetDataset(Randomizable, Dataset[list[Any]]):
         return apply_transform(self.transform, self.data[i])
 
 
+def collate(items: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Packs sets into a batch: `monai.data.DataLoader(SetDataset(...), batch_size=B, collate_fn=collate)`.
+
+    `ik.collate` does so for tensors; this one keeps the metadata of each MetaTensor, which concatenation would lose.
+
+    Args:
+        items: B sets, each a list of samples, mappings with the same keys in all.
+
+    Returns:
+        The samples of all sets, one after the other, as MONAI's `list_data_collate` packs them, and "sets".
+
+    Raises:
+        ValueError: no samples.
+    """
+    samples = [sample for item in items for sample in item]
+    if not samples:
+        raise ValueError(f"{len(items)} sets without samples: expected at least one sample")
+    return {**list_data_collate(samples), "sets": ik.Sets.from_lengths([len(item) for item in items])}
+
+
 def prepare_batch(
     batch: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None, tuple[Any, ...], dict[str, Any]]:
     """For MONAI's trainers and evaluators: `SupervisedTrainer(prepare_batch=interconv_seg.monai.prepare_batch, ...)`.
 
     Args:
-        batch: with "image", "sets" and, unless for inference, "label"; such as from `ik.collate`.
+        batch: with "image", "sets" and, unless for inference, "label"; such as from `collate`.
         device: where to.
         non_blocking: as in `Tensor.to`.
         **kwargs: likewise.
