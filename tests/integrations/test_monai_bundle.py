@@ -16,16 +16,7 @@ from monai.bundle import ConfigWorkflow, run, verify_net_in_out
 from PIL import Image
 
 BUNDLE = Path(__file__).parents[2] / "examples" / "monai_bundle"
-SMALL = [
-    "--network_def#name",
-    "simpleunet",
-    "--network_def#features",
-    "4",
-    "--patch_size",
-    "[32, 32]",
-    "--classes",
-    "2",
-]
+SMALL = {"network_def#name": "simpleunet", "network_def#features": 4, "patch_size": [32, 32], "classes": 2}
 # What MONAI's schema for metadata.json requires (meta_schema_20240725.json, which `verify_metadata` downloads).
 REQUIRED = {
     "schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
