@@ -106,3 +106,24 @@ def test_wrong_input():
         SetDataset(samples(), by="subject", set_sizes=(3, 2))
     with pytest.raises(ValueError, match="at least one sample"):
         collate([[], []])
+
+
+@pytest.mark.drop_in("MONAI", "InterConv2d takes MetaTensor, forward and backward, and keeps its metadata: {algorithm}")
+@pytest.mark.parametrize("algorithm", ["concat", "split", "centered", "fused", "auto"])
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_meta_tensors(algorithm, needs_grad):
+    """A trainer's images need no gradient, an inner layer's features do."""
+    torch.manual_seed(0)
+    layer = ik.InterConv2d(16, 8, activation=torch.nn.PReLU(), algorithm=algorithm)
+    plain = torch.randn(5, 16, 12, 12, requires_grad=needs_grad)
+    image = MetaTensor(plain.detach().clone(), meta={"name": list("abcde")}).requires_grad_(needs_grad)
+    image.is_batch = True
+    expected, found = layer(plain, [3, 2]), layer(image, [3, 2])
+    assert isinstance(found, MetaTensor)
+    assert found.meta["name"] == list("abcde")
+    assert torch.equal(found.as_tensor(), expected)
+    inputs = [*layer.parameters(), *([plain] if needs_grad else [])]
+    others = [*layer.parameters(), *([image] if needs_grad else [])]
+    gradients = torch.autograd.grad(found.square().sum(), others)
+    for gradient, wanted in zip(gradients, torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        assert torch.equal(torch.as_tensor(gradient), wanted)
