@@ -9,12 +9,15 @@ INTEGRATIONS_READY := $(INTEGRATIONS)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the three
 
+WHEEL := out/wheel
+WHEEL_TORCH ?= 2.13.0
+
 NEWEST_TRITON := .triton-newest
 
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code test-integrations docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +57,17 @@ test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not 
 test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the tests, which write docs/integrations/drop-in.md
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "integration or drop_in" \
 	  tests/integrations tests/kernels tests/seg tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
+
+# PYTHON and WHEEL_TORCH choose the environment; NVCC=/nonexistent leaves the CUDA part out of the wheel.
+test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment with torch and numpy alone (5 minutes on 2 cores)
+	rm -rf $(WHEEL)
+	$(BIN)/python -m build --no-isolation --outdir $(WHEEL) .
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install -q torch==$(WHEEL_TORCH) $(WHEEL)/*.whl
+	cd $(WHEEL) && OMP_NUM_THREADS=1 venv/bin/python $(CURDIR)/tests/check_wheel.py
+
+hf-kernel: $(READY) ## the package as a kernel repository of Hugging Face, in out/hf-kernel
+	$(BIN)/python tools/hf_kernel.py out/hf-kernel
 
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict
