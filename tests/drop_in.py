@@ -9,6 +9,7 @@ not work is a row too: its test asserts what happens instead, an error, and `lim
 """
 
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,18 @@ PAGE = """# Drop-in table
 InterConv in the networks and the tools of other libraries. Each row is a test with the real library, and
 `make test-integrations` writes this page. A limitation is tested too: the test asserts what happens instead.
 
+With {versions}.
+
 {summary}
 
 | library | what | result | checks | tested in |
 |---|---|---|---:|---|
 {rows}
 """
+
+
+LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "monai", "nnunetv2", "lightning", "onnx")
+LIBRARIES += ("onnxruntime", "huggingface-hub", "kernels")
 
 
 @dataclass
@@ -77,7 +84,12 @@ class Table:
         counts = [f"{results.count(result)} {result}" for result in ("PASS", "FAIL", "NOT RUN")]
         limitations = sum(result.startswith("limitation") for result in results)
         summary = f"{len(lines)} rows: {', '.join(counts)}, {limitations} documented limitations."
-        return PAGE.format(summary=summary, rows="\n".join(lines))
+        return PAGE.format(versions=_versions(), summary=summary, rows="\n".join(lines))
+
+
+def _versions() -> str:
+    installed = {distribution.name.lower().replace("_", "-"): distribution.version for distribution in distributions()}
+    return ", ".join(f"{name} {installed[name]}" for name in LIBRARIES if name in installed)
 
 
 def pytest_addoption(parser):
