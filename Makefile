@@ -4,15 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+INTEGRATIONS := .venv-integrations
+INTEGRATIONS_READY := $(INTEGRATIONS)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 IF_ANY = $(if $(ARGS),|| test $$? -eq 5)# some ARGS choose no test of one of the three
+
+WHEEL := out/wheel
+WHEEL_TORCH ?= 2.13.0
 
 NEWEST_TRITON := .triton-newest
 
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,8 +33,16 @@ $(DOCS_READY): $(READY) requirements-docs.txt
 	$(BIN)/python -m pip install -q -r requirements-docs.txt
 	touch $@
 
+# PyPI has no torchvision for the torch of requirements-dev.txt, so this environment is a second one. The package and its
+# extension, which works with every later torch, are those of $(VENV): nothing is compiled again.
+$(INTEGRATIONS_READY): $(READY) requirements-integrations.txt
+	test -x $(INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/python -m pip install -q -r requirements-integrations.txt
+	INTERCONV_NO_EXTENSION=1 $(INTEGRATIONS)/bin/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
 test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
+	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/integrations --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 	$(MAKE) test-launches
@@ -41,11 +54,26 @@ test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUD
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
+test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the tests, which write docs/integrations/drop-in.md
+	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "integration or drop_in" \
+	  tests/integrations tests/kernels tests/seg tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
+
+# PYTHON and WHEEL_TORCH choose the environment; NVCC=/nonexistent leaves the CUDA part out of the wheel.
+test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment with torch and numpy alone (5 minutes on 2 cores)
+	rm -rf $(WHEEL)
+	$(BIN)/python -m build --no-isolation --outdir $(WHEEL) .
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install -q torch==$(WHEEL_TORCH) $(WHEEL)/*.whl
+	cd $(WHEEL) && OMP_NUM_THREADS=1 venv/bin/python $(CURDIR)/tests/check_wheel.py
+
+hf-kernel: $(READY) ## the package as a kernel repository of Hugging Face, in out/hf-kernel
+	$(BIN)/python tools/hf_kernel.py out/hf-kernel
+
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict
 
 test-docs: docs ## run the examples of README and docs/, check the site's links (4 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(PYTEST) tests/docs $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not integration" tests/docs $(ARGS)
 
 lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
@@ -78,14 +106,17 @@ $(NEWEST_TRITON): $(READY)
 test-newest-triton: $(NEWEST_TRITON) ## the machine code tests under the newest triton, 3.9.0 (3 minutes on 2 cores)
 	PYTHONPATH=$(NEWEST_TRITON) $(BIN)/python -m pytest tests/kernels/test_machine_code.py
 
-lock: ## rewrite requirements-dev.txt and requirements-docs.txt (needs uv); CUDA libraries that torch may ask for are left to pip
+lock: ## rewrite the requirements-*.txt (needs uv); CUDA libraries that torch may ask for are left to pip
 	printf 'torch==2.13.0\ntriton==3.7.1\n' | uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
 	{ echo '# Made by "make lock". What the torch wheel asks for on its platform (CUDA libraries) is left to pip.'; \
 	  grep -vE '^(nvidia-|cuda-)' .lock; } > requirements-dev.txt
 	uv pip compile pyproject.toml --extra docs --universal --python-version 3.10 --no-header --no-annotate -q -c requirements-dev.txt -o .lock
 	{ echo '# Made by "make lock". What the site (make docs) needs on top of requirements-dev.txt.'; \
 	  grep -vE '^(nvidia-|cuda-|triton=)' .lock | grep -vxFf requirements-dev.txt; } > requirements-docs.txt
+	printf 'torch==2.14.1\ntorchvision==0.29.1\n' | uv pip compile pyproject.toml --extra integrations --universal --python-version 3.10 --no-header --no-annotate -q -c - -o .lock
+	{ echo '# Made by "make lock". The environment of "make test-integrations".'; \
+	  grep -vE '^(nvidia-|cuda-)' .lock; } > requirements-integrations.txt
 	rm .lock
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(NEWEST_TRITON) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEGRATIONS) $(NEWEST_TRITON) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ Environment variables:
     CXX: C++ compiler (default: c++, g++ or clang++ on PATH).
     NVCC: CUDA compiler (default: nvcc on PATH).
     TORCH_CUDA_ARCH_LIST: GPU architectures (default: 7.5 to 12.0; no GPU is needed to build).
+    INTERCONV_NO_EXTENSION: 1 to build no extension. An editable install uses one that was built before.
     MAX_JOBS: number of files that are compiled at once (default: number of CPUs).
 """
 
@@ -162,8 +163,10 @@ class BuildExtension(build_ext):
             shutil.copy2(built, target / built.name)
 
 
+EXTENSION = Extension("interconv_kernels._cpp", sources=[], py_limited_api=True, optional=True)
+
 setup(
-    ext_modules=[Extension("interconv_kernels._cpp", sources=[], py_limited_api=True, optional=True)],
+    ext_modules=[] if os.environ.get("INTERCONV_NO_EXTENSION") == "1" else [EXTENSION],
     cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

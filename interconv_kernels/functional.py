@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import algorithms, ops, traceable  # noqa: F401  (ops registers the operators)
 from ._backends.registry import check_name
+from ._sliding_windows import check_not_windows
 from .activation import leaky_relu
 from .autograd import InterConvFunction
 from .choice import is_traced
@@ -76,6 +77,7 @@ def interconv2d(
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
+    check_not_windows(u, sets)
     negative_slope = _check_slope(negative_slope, u, weight)
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)

@@ -234,7 +234,9 @@ def interconv2d_backward(
     choice = choose(chosen, algorithm, "backward", conv, u, dense_weight, sets)
     grads = algorithms.backward(chosen, choice, conv, g, u, dense_weight, sets, need)
     formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
-    return tuple(u.new_empty(0) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True))
+    return tuple(
+        u.new_empty((0,)) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True)
+    )
 
 
 @_fake("interconv2d_backward")
@@ -247,4 +249,4 @@ def _new_gradients(u: Tensor, weight: Tensor, need: Sequence[bool]) -> tuple[Ten
     grad_u = torch.empty_like(u, memory_format=common_format(u, weight))
     grad_weight = torch.empty_like(weight, memory_format=memory_format(weight))
     grads = (grad_u, grad_weight, weight.new_empty(weight.shape[0]))
-    return tuple(x if needed else u.new_empty(0) for x, needed in zip(grads, need, strict=True))
+    return tuple(x if needed else u.new_empty((0,)) for x, needed in zip(grads, need, strict=True))

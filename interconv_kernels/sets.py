@@ -37,6 +37,7 @@ class Sets:
     """
 
     __slots__ = ("_lengths", "live_ids", "live_offsets", "offsets", "set_ids")
+    ndim = 0  # see `item`
 
     def __init__(
         self,
@@ -177,6 +178,10 @@ class Sets:
             return Sets(offsets, ids, offsets, ids, self._lengths)
         live_offsets, live_ids = (t.to(device, non_blocking=non_blocking) for t in (self.live_offsets, self.live_ids))
         return Sets(offsets, ids, live_offsets, live_ids, self._lengths)
+
+    def item(self) -> Sets:
+        """Itself: MONAI's decollate_batch takes it for a scalar and gives all samples of the batch these sets."""
+        return self
 
     def __len__(self) -> int:
         """B, the number of sets, empty ones included."""

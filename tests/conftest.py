@@ -2,6 +2,8 @@ import os
 
 import torch
 
+pytest_plugins = ["drop_in"]
+
 # Uninitialised memory is filled with NaN, so that a result that was never written cannot look right by chance.
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True

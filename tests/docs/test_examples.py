@@ -77,7 +77,12 @@ def as_a_user():
     torch.use_deterministic_algorithms(True)
 
 
-@pytest.mark.parametrize("name", [name for name, page in NAMES.items() if examples(page)])
+def marked(name: str):
+    """Those of docs/integrations need the other environment."""
+    return pytest.param(name, marks=[pytest.mark.integration] if name.startswith("docs/integrations/") else [])
+
+
+@pytest.mark.parametrize("name", [marked(name) for name, page in NAMES.items() if examples(page)])
 def test_the_examples_of(name, request, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     shutil.copytree(request.getfixturevalue("runs" if name in WITH_RUNS else "data"), folder)
