@@ -42,7 +42,8 @@ def load_merged(sequence: nn.Module, state: dict[str, Any], prefix: str, *_: Any
 def identity_interconv(layer: InterConv2d) -> dict[str, Tensor]:
     """The state of a layer F -> F that returns u: Wu = identity, Ws = 0 and zero bias."""
     weight = torch.zeros_like(layer.weight, requires_grad=False)
-    nn.init.dirac_(weight[:, : layer.in_channels])
+    height, width = layer.kernel_size
+    weight[:, : layer.in_channels, height // 2, width // 2].fill_diagonal_(1)
     return (
         {"weight": weight} if layer.bias is None else {"weight": weight, "bias": torch.zeros_like(weight[:, 0, 0, 0])}
     )

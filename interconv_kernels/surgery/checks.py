@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+SCRIPTED = "it is scripted: change the network before torch.jit.script or trace"
+LAZY = "it does not know its sizes yet: run the network once first"
+
 # What a subclass may define without computing anything else than its base class.
-HARMLESS = {"__init__", "__constants__", "extra_repr", "reset_parameters", "_version"}
+HARMLESS = {"__init__", "__constants__", "__repr__", "extra_repr", "reset_parameters"}
 # What Python itself puts into a class.
 PYTHONS = set(vars(type("Empty", (), {"__annotations__": {}}))) | {
     *("__annotate__", "__annotate_func__", "__annotations_cache__", "__orig_bases__", "__parameters__"),
@@ -41,12 +45,11 @@ def why_not(module: nn.Module, kind: type[nn.Module], renewed: Sequence[str]) ->
         renewed: the names of the parameters that the new layer does not share with it.
     """
     if isinstance(module, torch.jit.ScriptModule):
-        return "it is scripted: change the network before torch.jit.script or trace"
-    name = type(module).__name__
+        return SCRIPTED
     if not isinstance(module, kind):
-        return f"{name} is no {'nn.' if kind is nn.Conv2d else ''}{kind.__name__}"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return f"{name} does not know its sizes yet: run the network once first"
+        return f"{type(module).__name__} is no {'nn.' if kind is nn.Conv2d else ''}{kind.__name__}"
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        return LAZY
     if parametrize.is_parametrized(module):
         lists = module.get_submodule("parametrizations").named_children()
         used = [f"{tensor} by {' and '.join(type(p).__name__ for p in by.children())}" for tensor, by in lists]

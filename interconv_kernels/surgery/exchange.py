@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..modules import ACTIVATIONS, InterConv2d
 from .checks import SharedMemory, plain_references, wrapper_of_parameters
@@ -80,20 +81,20 @@ def exchange(
     selected = {module: places for module, places in all_places.items() if any(wanted(p.name, module) for p in places)}
     reasons = _reasons(model, selected, reason, renewed)
     with torch.inference_mode(False), torch.no_grad():
-        for module, places in selected.items():
-            name = places[0].name
-            if module in reasons:
-                report.skipped.append((name, reasons[module]))
-                continue
-            brief = describe(module)
-            new = build(module)
-            notes = [note(module), *_frozen(module, renewed), *(f"also {place.name}" for place in places[1:])]
-            report.changed.append(Change(name, brief, describe(new), "; ".join(filter(None, notes))))
-            for place in places:
-                if place.parent is None:
-                    report.model = new
-                else:
-                    place.parent._modules[place.key] = new
+        built = {module: build(module) for module in selected if module not in reasons}  # an error changes nothing
+    for module, places in selected.items():
+        name = places[0].name
+        if module in reasons:
+            report.skipped.append((name, reasons[module]))
+            continue
+        notes = [note(module), *_frozen(module, renewed), _others(places)]
+        change = Change(name, describe(module), describe(built[module]), "; ".join(filter(None, notes)))
+        report.changed.append(change)
+        for place in places:
+            if place.parent is None:
+                report.model = built[module]
+            else:
+                place.parent._modules[place.key] = built[module]
     finish(report, before)
     return report
 
@@ -134,7 +135,10 @@ def describe(module: nn.Module) -> str:
         return " + ".join(describe(child) for child in module)
     activation = getattr(module, "activation", None)
     merged = f", activation={describe(activation)}" if isinstance(activation, ACTIVATIONS) else ""
-    return f"{type(module).__name__}({module.extra_repr()}{merged})"
+    try:
+        return f"{type(module).__name__}({module.extra_repr()}{merged})"
+    except TypeError:  # nn.Conv2d's own, where a user has set an int for a pair
+        return f"{type(module).__name__}(...{merged})"
 
 
 def _added(module: nn.Module, kind: type[nn.Module]) -> list[str]:
@@ -185,11 +189,18 @@ def _reasons(
     reasons = {module: why for module, why in found.items() if why}
     while True:  # a layer that stays because of a tie may hold back others
         changed = [module for module in selected if module not in reasons]
-        ties = {module: memory.untied(module, name, changed) for module in changed for name in renewed}
-        held_back = {module: why for module, why in ties.items() if why}
+        ties = [(module, memory.untied(module, name, changed)) for module in changed for name in renewed]
+        held_back = {module: why for module, why in ties if why}
         if not held_back:
             return reasons
         reasons |= held_back
+
+
+def _others(places: list[Place]) -> str:
+    """Where else a module stands."""
+    if len(places) == 1:
+        return ""
+    return f"also {places[1].name}" + (f" and {len(places) - 2} more places" if len(places) > 2 else "")
 
 
 def _frozen(module: nn.Module, renewed: Sequence[str]) -> list[str]:
@@ -198,4 +209,4 @@ def _frozen(module: nn.Module, renewed: Sequence[str]) -> list[str]:
 
 
 def _count(parameters: list[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(parameter.numel() for parameter in parameters if not is_lazy(parameter))

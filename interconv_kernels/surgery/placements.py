@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..functional import int_pair
 from ..modules import ACTIVATIONS, InterConv2d
 from ..typing import Algorithm, BackendName
 from .checkpoints import identity_interconv, load_appended, load_merged
-from .checks import changed_object, dimensions, is_convolution, why_not
+from .checks import LAZY, SCRIPTED, changed_object, dimensions, is_convolution, why_not
 from .exchange import Renewal, conflict, describe, exchange, format_of, hand_over, nothing_changed
 from .report import SurgeryReport
 from .selection import Where, predicate
@@ -72,21 +73,14 @@ def replace_with_interconv(
         )
 
     def build(module: nn.Module) -> nn.Module:
-        assert isinstance(module, nn.Conv2d)
-        layer = InterConv2d(
-            module.in_channels,
-            module.out_channels,
-            _pair(module.kernel_size),
-            _pair(module.stride),
-            _numbers(module.padding),
-            _pair(module.dilation),
-            bias=module.bias is not None,
-            algorithm=algorithm,
-            backend=backend,
-            device="meta",
-        )
         weight, bias = module._parameters["weight"], module._parameters["bias"]
         assert weight is not None
+        out_channels, in_channels, *kernel_size = weight.shape  # what the attributes say may be out of date
+        settings: dict[str, Any] = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
+        if module.padding == "valid":
+            settings["padding"] = 0
+        settings |= {"bias": bias is not None, "algorithm": algorithm, "backend": backend, "device": "meta"}
+        layer = InterConv2d(in_channels, out_channels, (kernel_size[0], kernel_size[1]), **settings)
         layer.weight = renew(weight, _widened)
         if keep_outputs:
             layer.bias = bias
@@ -136,7 +130,9 @@ def append_interconv(
 
     def reason(module: nn.Module) -> str | None:
         if isinstance(module, torch.jit.ScriptModule):
-            return "it is scripted: change the network before torch.jit.script or trace"
+            return SCRIPTED
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            return LAZY
         features = _features(module)
         if features is None:
             return f"{type(module).__name__} does not tell its number of features (out_channels or num_features)"
@@ -182,8 +178,9 @@ def _unlike_interconv(module: nn.Module) -> str | None:
         return f"it has groups={module.groups}, and InterConv mixes all channels"
     if module.padding_mode != "zeros":
         return f"it has padding_mode={module.padding_mode!r}, and InterConv pads with zeros"
-    if module.padding == "same" and any(k % 2 == 0 for k in module.kernel_size):
-        return f'it has kernel {module.kernel_size} with padding "same", which is uneven'
+    kernel_size = tuple(module.weight.shape[2:])
+    if module.padding == "same" and any(k % 2 == 0 for k in kernel_size):
+        return f'it has kernel {kernel_size} with padding "same", which is uneven'
     return None
 
 
@@ -224,11 +221,3 @@ def _features(module: nn.Module) -> tuple[int, nn.Module] | None:
             return number, module
     found = (_features(child) for child in reversed(list(module.children())))
     return next((features for features in found if features is not None), None)
-
-
-def _numbers(padding: Any) -> Any:
-    return 0 if padding == "valid" else padding
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value[0], value[1])
