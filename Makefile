@@ -29,7 +29,7 @@ $(DOCS_READY): $(READY) requirements-docs.txt
 	touch $@
 
 test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
+	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/integrations --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 	$(MAKE) test-launches

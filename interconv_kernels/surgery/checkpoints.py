@@ -26,7 +26,8 @@ def load_appended(pair: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
         return
     for key, value in [(key, state.pop(prefix + key)) for key in keys]:
         state[f"{prefix}0.{key}"] = value
-    identity = identity_interconv(interconv)
+    device = next((value.device for value in state.values() if isinstance(value, Tensor)), interconv.weight.device)
+    identity = identity_interconv(interconv, device)
     state.update({f"{prefix}1.{key}": value for key, value in identity.items()})
 
 
@@ -39,11 +40,10 @@ def load_merged(sequence: nn.Module, state: dict[str, Any], prefix: str, *_: Any
                 state[merged] = state.pop(separate)
 
 
-def identity_interconv(layer: InterConv2d) -> dict[str, Tensor]:
+def identity_interconv(layer: InterConv2d, device: torch.device) -> dict[str, Tensor]:
     """The state of a layer F -> F that returns u: Wu = identity, Ws = 0 and zero bias."""
-    weight = torch.zeros_like(layer.weight, requires_grad=False)
+    weight = torch.zeros(layer.weight.shape, dtype=layer.weight.dtype, device=device)
     height, width = layer.kernel_size
     weight[:, : layer.in_channels, height // 2, width // 2].fill_diagonal_(1)
-    return (
-        {"weight": weight} if layer.bias is None else {"weight": weight, "bias": torch.zeros_like(weight[:, 0, 0, 0])}
-    )
+    bias = {} if layer.bias is None else {"bias": torch.zeros_like(weight[:, 0, 0, 0])}
+    return {"weight": weight, **bias}

@@ -181,9 +181,13 @@ def _reasons(
         for why in (*(place.blocked for place in places), reason(module)):
             if why:
                 return why
-        held = [module, *(module._parameters.get(name) for name in renewed)]
-        owner = next((references[id(item)] for item in held if id(item) in references), None)
-        return f"{owner} refers to it, or to its {' or '.join(renewed)}, as a plain attribute" if owner else None
+        held = {"it": module, **{f"its {name}": module._parameters.get(name) for name in renewed}}
+        found = (
+            f"{references[id(x)]} refers to {what} as a plain attribute"
+            for what, x in held.items()
+            if id(x) in references
+        )
+        return next(found, None)
 
     found = {module: first_reason(module, places) for module, places in selected.items()}
     reasons = {module: why for module, why in found.items() if why}

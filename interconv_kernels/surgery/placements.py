@@ -147,10 +147,11 @@ def append_interconv(
         like = next(module.parameters(), None)
         settings: dict[str, Any] = {"kernel_size": kernel_size, "algorithm": algorithm, "backend": backend}
         layer = InterConv2d(features[0], **settings, device="meta", dtype=None if like is None else like.dtype)
-        layer.to_empty(device=torch.get_default_device() if like is None else like.device)
+        device = torch.get_default_device() if like is None else like.device
         if keep_outputs:
-            layer.load_state_dict(identity_interconv(layer))
+            layer.load_state_dict(identity_interconv(layer, device), assign=True)
         else:
+            layer.to_empty(device=device)
             layer.reset_parameters()
         if like is not None:
             layer.weight = nn.Parameter(layer.weight.contiguous(memory_format=format_of(like)))

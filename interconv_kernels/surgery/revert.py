@@ -46,9 +46,7 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
         if module.weight.is_meta:
             return "it is on the meta device, so it is unknown whether its weights for the set mean are zero"
         if torch.count_nonzero(module.weight[:, module.in_channels :]):
-            return (
-                "its weights for the set mean are not zero; revert(model, single_images=True) is for sets of one image"
-            )
+            return "its weights for the set mean are not zero; for sets of one image: revert(model, single_images=True)"
         return None
 
     def plain_weight(weight: Tensor) -> Tensor:
@@ -71,9 +69,20 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
         return "Wu + Ws, for sets of one image" if single_images else "Wu; Ws is zero"
 
     before, activated = list(model.parameters()), list[nn.Sequential]()
-    removed = exchange(model, lambda _, module: _changes_nothing(module), lambda _: None, lambda pair: pair[0])  # type: ignore[index]
+    removed = exchange(
+        model,
+        wanted=lambda _, module: _changes_nothing(module),
+        reason=lambda _: None,
+        build=lambda pair: pair.get_submodule("0"),
+        note=lambda _: "the InterConv2d changed nothing",
+    )
     report = exchange(
-        removed.model, lambda _, module: isinstance(module, InterConv2d), reason, build, ("weight",), note
+        removed.model,
+        wanted=lambda _, module: isinstance(module, InterConv2d),
+        reason=reason,
+        build=build,
+        renewed=("weight",),
+        note=note,
     )
     report.changed = removed.changed + report.changed
     if not report.changed:
@@ -93,7 +102,7 @@ def _changes_nothing(pair: nn.Module) -> bool:
     layer = list(pair.children())[1]
     if not isinstance(layer, InterConv2d) or layer.activation is not None or why_not(layer, InterConv2d, ("weight",)):
         return False
-    identity = identity_interconv(layer)
+    identity = identity_interconv(layer, layer.weight.device)
     return not layer.weight.is_meta and all(torch.equal(x, identity[name]) for name, x in layer.state_dict().items())
 
 
