@@ -66,9 +66,9 @@ class SurgeryReport:
         for name, before, after, note in self.changed:
             lines.append(f"  {name or '(the model)'}: {before} -> {after}" + (f" ({note})" if note else ""))
         lines += [f"  {name or '(the model)'}: left as it is, {reason}" for name, reason in self.skipped]
-        if self.dead:
+        if self.parameters or self.dead:
             lines.append(
-                f"An optimizer made before holds {self.dead} parameters that the network no longer has: make a new one,"
-                " for example of report.param_groups(new_lr, old_lr)."
+                f"An optimizer made before holds {self.dead} parameters that are no longer in the network, and lacks"
+                f" {len(self.parameters)} new ones: make it again, for example of report.param_groups(new_lr, old_lr)"
             )
         return "\n".join(lines)

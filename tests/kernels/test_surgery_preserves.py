@@ -124,6 +124,16 @@ def test_inside_wrappers():
     assert not torch.allclose(ik.SetModel(compiled)(X, SETS), want)  # it does not run the old layers
 
 
+def test_a_moving_average_follows_after_the_same_surgery():
+    net = network(conv())
+    average = torch.optim.swa_utils.AveragedModel(net)
+    for changed in (net, average):
+        ik.replace_with_interconv(changed)
+    torch.nn.init.ones_(net[0].weight)
+    average.update_parameters(net)
+    assert torch.equal(average.module[0].weight, net[0].weight)
+
+
 def test_distributed_wrappers_keep_their_parameters(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
@@ -146,7 +156,7 @@ def test_an_optimizer_made_before_holds_dead_parameters():
     held = {p for group in old.param_groups for p in group["params"]}
     assert report.dead == len(held - set(net.parameters())) == 2
     assert report.parameters == [net[0].weight, net[2].weight]
-    assert "holds 2 parameters that the network no longer has" in str(report)
+    assert "holds 2 parameters that are no longer in the network, and lacks 2 new ones" in str(report)
     old.add_param_group({"params": report.parameters})  # no parameter twice, which torch refuses
     new, rest = report.param_groups(new_lr=0.1, old_lr=0.01)
     assert (new["lr"], rest["lr"]) == (0.1, 0.01)
@@ -154,4 +164,6 @@ def test_an_optimizer_made_before_holds_dead_parameters():
     assert rest["params"] == [net[0].bias, net[2].bias]
     torch.optim.AdamW(report.param_groups(1e-3, 1e-4))
     assert len(ik.replace_with_interconv(nn.Conv2d(1, 1, 1, bias=False)).param_groups(1, 1)) == 1
-    assert "optimizer" not in str(ik.append_interconv(network(conv())))
+    assert "holds 0 parameters that are no longer in the network, and lacks 4 new ones" in str(
+        ik.append_interconv(network(conv()))
+    )
