@@ -40,9 +40,9 @@ class Renewal:
         self.made: dict[nn.Parameter, nn.Parameter] = {}
 
     def __call__(self, old: nn.Parameter, make: Callable[[torch.Tensor], torch.Tensor]) -> nn.Parameter:
-        """make(old) as a parameter with the memory format, `requires_grad` and attributes of the old one."""
+        """make(old) as a parameter with `requires_grad` and the attributes of the old one."""
         if old not in self.made:
-            new = nn.Parameter(make(old.detach()).contiguous(memory_format=format_of(old)), old.requires_grad)
+            new = nn.Parameter(make(old.detach()), old.requires_grad)
             new.__dict__.update(old.__dict__)
             self.made[old] = new
         return self.made[old]

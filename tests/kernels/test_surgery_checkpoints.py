@@ -218,6 +218,14 @@ def test_revert_preserves_what_surgery_preserves():
         ik.revert(nn.Sequential(nn.Conv2d(1, 1, 1)))
 
 
+@pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("single_images", [False, True])
+def test_revert_keeps_the_memory_format(fmt, single_images):
+    net = ik.replace_with_interconv(nn.Conv2d(3, 4, 3).to(memory_format=fmt)).model
+    assert net.weight.is_contiguous(memory_format=fmt)
+    assert ik.revert(net, single_images=single_images).model.weight.is_contiguous(memory_format=fmt)
+
+
 def test_an_appended_layer_that_has_learned_or_has_hooks_is_not_removed():
     net = append(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)))
     with torch.no_grad():

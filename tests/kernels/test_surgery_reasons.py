@@ -227,6 +227,12 @@ def test_weights_tied_to_what_stays_hold_the_layer_back(tied_to):
     assert type(net.one) is nn.Conv2d
 
 
+def test_a_weight_with_a_second_name_in_its_layer_holds_it_back():
+    net = network(conv())
+    net[0].again = net[0].weight
+    assert outputs_are_kept(net).skipped == [("0", "its weight shares its memory with 0.again, which stays")]
+
+
 def test_ties_hold_back_one_layer_after_the_other():
     """A layer whose bias is tied to one that stays; its weight holds back another."""
     net = nn.ModuleList([conv(), conv(), SameConv(3, 3, 3, padding=1), conv()])
