@@ -54,7 +54,9 @@ def why_not(module: nn.Module, kind: type[nn.Module], renewed: Sequence[str]) ->
         lists = module.get_submodule("parametrizations").named_children()
         used = [f"{tensor} by {' and '.join(type(p).__name__ for p in by.children())}" for tensor, by in lists]
         return f"it is parametrized: {', '.join(used)}"
-    reasons = [_changed_class(module, kind), changed_object(module), *(_unusual(module, name) for name in renewed)]
+    reasons = [_changed_class(module, kind), changed_object(module)]
+    reasons += [_no_parameter(module, name) for name in ("weight", "bias")]
+    reasons += [_not_renewable(module, name) for name in renewed]
     return next((reason for reason in reasons if reason), None)
 
 
@@ -81,13 +83,19 @@ def changed_object(module: nn.Module) -> str | None:
     return None
 
 
-def _unusual(module: nn.Module, name: str) -> str | None:
-    """Why a new parameter cannot stand for `module.name`, or None."""
+def _no_parameter(module: nn.Module, name: str) -> str | None:
+    """Why `module.name` is no plain parameter, or None."""
     held = getattr(module, name, None)
+    if held is None or type(module._parameters.get(name)) is nn.Parameter:
+        return None
+    return f"its {name} is a {type(held).__name__} and no plain parameter"
+
+
+def _not_renewable(module: nn.Module, name: str) -> str | None:
+    """Why a new parameter cannot stand for `module.name`, or None."""
+    held = module._parameters.get(name)
     if held is None:
         return None
-    if type(module._parameters.get(name)) is not nn.Parameter:
-        return f"its {name} is a {type(held).__name__} and no plain parameter"
     if held.dtype not in DTYPES:
         return f"its {name} is {str(held.dtype).removeprefix('torch.')}"
     if held._backward_hooks or getattr(held, "_post_accumulate_grad_hooks", None):

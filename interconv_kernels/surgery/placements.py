@@ -73,7 +73,7 @@ def replace_with_interconv(
         )
 
     def build(module: nn.Module) -> nn.Module:
-        weight, bias = module._parameters["weight"], module._parameters["bias"]
+        weight, bias = module._parameters["weight"], module._parameters.get("bias")
         assert weight is not None
         out_channels, in_channels, *kernel_size = weight.shape  # what the attributes say may be out of date
         settings: dict[str, Any] = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}

@@ -56,11 +56,11 @@ def with_attribute_of_interconv():
     return layer
 
 
-def with_weight_as_tensor():
+def with_a_tensor_as(name):
     layer = conv()
-    weight = layer.weight.detach()
-    del layer.weight
-    layer.weight = weight
+    tensor = getattr(layer, name).detach()
+    delattr(layer, name)
+    setattr(layer, name, tensor)
     return layer
 
 
@@ -102,7 +102,8 @@ KEPT = {
     "forward on the object": (with_own_forward, "its forward was replaced on the object"),
     "compiled": (compiled_alone, "compiled by itself"),
     "attribute": (with_attribute_of_interconv, "attribute 'algorithm' of its own"),
-    "weight is a tensor": (with_weight_as_tensor, "its weight is a Tensor and no plain parameter"),
+    "weight is a tensor": (lambda: with_a_tensor_as("weight"), "its weight is a Tensor and no plain parameter"),
+    "bias is a tensor": (lambda: with_a_tensor_as("bias"), "its bias is a Tensor and no plain parameter"),
     "weight is a subclass": (subclassed_weight, "its weight is a Special"),
     "groups": (lambda: conv(groups=3), "groups=3"),
     "padding mode": (lambda: conv(padding_mode="circular"), "padding_mode='circular'"),
