@@ -7,7 +7,7 @@ from .functional import concat_set_mean, interconv2d, set_mean
 from .modules import InterConv2d, SetModel
 from .set_context import use_sets
 from .sets import Sets
-from .surgery import append_interconv, replace_with_interconv
+from .surgery import append_interconv, deepest, every, replace_with_interconv, revert
 from .tune import tune
 
 __all__ = [
@@ -18,9 +18,12 @@ __all__ = [
     "append_interconv",
     "backends",
     "concat_set_mean",
+    "deepest",
+    "every",
     "interconv2d",
     "reference",
     "replace_with_interconv",
+    "revert",
     "set_mean",
     "tune",
     "typing",

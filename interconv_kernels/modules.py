@@ -23,7 +23,7 @@ class InterConv2d(nn.Module):
 
     Channels are counted per sample. The weight [Co,2C,kh,kw] has the half for u_i first, then the half for s; it is
     initialised as that of nn.Conv2d(2C, Co). State dicts of the authors' layer (`conv.weight`, `conv.bias`) load as
-    they are.
+    they are; those of an nn.Conv2d(C, Co), with weight W [Co,C,kh,kw], load as [W | 0].
 
     Args:
         in_channels: C.
@@ -44,6 +44,8 @@ class InterConv2d(nn.Module):
         ValueError: sizes below 1, an even kernel with padding "same", or unknown names.
         TypeError: types that do not fit, or another activation.
     """
+
+    _version = 2  # of its entry in a state dict; that of an nn.Conv2d is 1
 
     def __init__(
         self,
@@ -128,12 +130,21 @@ class InterConv2d(nn.Module):
         text += "" if self.algorithm == "auto" else f", algorithm={self.algorithm!r}"
         return text + ("" if self.backend == "auto" else f", backend={self.backend!r}")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Accepts the authors' names: their layer has its convolution as `conv`."""
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Accepts the authors' names (their layer has its convolution as `conv`) and the weight of an nn.Conv2d."""
         for name in ("weight", "bias"):
             if f"{prefix}conv.{name}" in state_dict and f"{prefix}{name}" not in state_dict:
                 state_dict[f"{prefix}{name}"] = state_dict.pop(f"{prefix}conv.{name}")
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        weight, plain_shape = (
+            state_dict.get(f"{prefix}weight"),
+            (self.out_channels, self.in_channels, *self.kernel_size),
+        )
+        is_interconv = local_metadata.get("version") == self._version  # of half as many channels, then
+        if isinstance(weight, Tensor) and weight.shape == plain_shape and not is_interconv:
+            state_dict[f"{prefix}weight"] = torch.cat([weight, torch.zeros_like(weight)], dim=1)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 def _slope_of(activation: nn.Module | None) -> float | Tensor | None:

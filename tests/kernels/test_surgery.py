@@ -57,9 +57,12 @@ def test_replace_report_and_count():
     before = sum(p.numel() for p in net.parameters())
     report = ik.replace_with_interconv(net)
     assert [name for name, *_ in report.changed] == ["conv", "down", "head"]
-    assert report.skipped == [("grouped", "it has groups=4, and InterConv mixes all channels")]
+    assert report.skipped == [
+        ("grouped", "it has groups=4, and InterConv mixes all channels"),
+        ("up", "ConvTranspose2d is no nn.Conv2d"),
+    ]
     extra = 6 * 2 * 9 + 8 * 6 * 15 + 3 * 4  # each weight doubled
-    assert report.parameters == (before, before + extra)
+    assert report.counts == (before, before + extra)
     assert net.conv is net.all[0]
     assert isinstance(net.conv, ik.InterConv2d)
     assert (net.down.stride, net.down.padding, net.down.dilation, net.down.bias) == ((2, 2), (1, 4), (1, 2), None)
@@ -89,7 +92,7 @@ def test_replace_from_scratch_and_settings():
 
 def test_append_after_chosen_layers():
     net = trained()
-    report = ik.append_interconv(net, after=["up", nn.InstanceNorm2d], kernel_size=5, keep_outputs=False)
+    report = ik.append_interconv(net, where=["up", nn.InstanceNorm2d], kernel_size=5, keep_outputs=False)
     assert [name for name, *_ in report.changed] == ["norm", "up"]
     assert isinstance(net.norm, nn.Sequential)
     assert net.norm is net.all[1]
@@ -98,10 +101,10 @@ def test_append_after_chosen_layers():
     assert net.up[1].weight.dtype == torch.float64
     assert ik.SetModel(net)(X, [6]).shape == (6, 3, 8, 12)
     net = trained()
-    ik.append_interconv(net, after="all")  # a block: its features are those of its last layer that has some
+    ik.append_interconv(net, where="all")  # a block: its features are those of its last layer that has some
     assert net.all[1].in_channels == 6
     net = trained()
-    assert len(ik.append_interconv(net, after=lambda name, module: name == "head").changed) == 1
+    assert len(ik.append_interconv(net, where=lambda name, module: name == "head").changed) == 1
 
 
 def test_append_is_the_authors_layer():
