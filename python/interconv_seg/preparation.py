@@ -23,6 +23,7 @@ from .data import (
     intensity,
     read,
 )
+from .data.nifti import Axis
 from .prompts import draw_prompts
 from .runs import Config
 from .seeding import random_of, seed_of
@@ -52,7 +53,7 @@ def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
     return [sample for sample in samples if sample.subject in chosen]
 
 
-def labels_of(paths: Sequence[str], axis: int = 2) -> dict[int, str]:
+def labels_of(paths: Sequence[str], axis: Axis = "axial") -> dict[int, str]:
     """The labels of data sets, which must be the same in all.
 
     Args:

@@ -19,6 +19,7 @@ import torch
 
 from interconv_kernels._files import replacing, write_text
 
+from .data.nifti import AXES, Axis
 from .networks import SetNetwork, build
 from .networks.registry import Features, Placement
 from .seeding import seed_of
@@ -44,7 +45,7 @@ class Config:
         data: the paths that were read (`data.read`).
         validation_data: the paths of the validation data. If empty, the subjects of `data` are split (`split`).
         size: (H, W) to which images are resized; None: as stored.
-        axis: along which volumes are sliced.
+        axis: the anatomical plane of the slices of volumes.
         sets_per_batch: B.
         set_sizes: (min, max) images in a set; None: all scans of a subject.
         augment: random geometry and intensities.
@@ -71,7 +72,7 @@ class Config:
     data: tuple[str, ...] = ()
     validation_data: tuple[str, ...] = ()
     size: tuple[int, int] | None = (128, 128)
-    axis: int = 2
+    axis: Axis = "axial"
     sets_per_batch: int = 8
     set_sizes: tuple[int, int] | None = (1, 8)
     augment: bool = True
@@ -135,6 +136,8 @@ class Config:
         try:
             values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             values = {"sets_per_batch" if k == "sets" else k: v for k, v in values.items()}  # its name in old files
+            if isinstance(values["axis"], int):  # as old files have it
+                values["axis"] = AXES[values["axis"]]
             values["labels"] = {int(value): name for value, name in values["labels"].items()}
             for entry in fields(cls):
                 if isinstance(values[entry.name], list):

@@ -166,7 +166,7 @@ def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
         (tmp_path / "s").mkdir(exist_ok=True)
         write_subjects(tmp_path / "s", count=3)
         seen.clear()
-        data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / "m"]
+        data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / maximum]
         says(capsys, 0, "segment", work / "ours/seed0", *data)
         assert seen == lengths
 
@@ -185,8 +185,30 @@ def test_segment_from_prompts(work, tmp_path, capsys):
 
     assert "interactive mode: expected prompts" in says(capsys, 2, *arguments)
     assert "no such folder" in says(capsys, 2, *arguments, "--prompts", tmp_path / "none")
+    arguments += ["--prompts", tmp_path / "prompts"]
+    assert "--overwrite" in says(capsys, 2, *arguments)
+    Image.fromarray(drawn).save(tmp_path / "prompts/p0_9.png")
+    assert "p0_9.png: is named as none of the images, expected some of p0_0.png" in says(capsys, 2, *arguments)
+    (tmp_path / "prompts/p0_9.png").unlink()
     Image.fromarray(drawn + 1).save(tmp_path / "prompts/p0_1.png")
-    assert "p0_1.png: holds 3" in says(capsys, 2, *arguments, "--prompts", tmp_path / "prompts")
+    assert "p0_1.png: holds 3" in says(capsys, 2, *arguments, "--overwrite")
+    (tmp_path / "prompts/p0_1.png").unlink()
+    assert "prompts: holds no prompts" in says(capsys, 2, *arguments)
+
+
+def test_segment_never_replaces_what_it_reads(work, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s", count=2)
+    before = {file: file.read_bytes() for file in (tmp_path / "s").iterdir()}
+    segment = ["segment", work / "ours/seed0", "--data", tmp_path / "s", "--out"]
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    for out in (tmp_path / "s", tmp_path / "link", tmp_path / "s/../s"):
+        assert "the folder of the images" in says(capsys, 2, *segment, out, "--overwrite")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/p1_1.png").symlink_to(tmp_path / "s/p1_1.png")
+    assert "p1_1.png" in says(capsys, 2, *segment, tmp_path / "m", "--overwrite")
+    assert [file.name for file in (tmp_path / "m").iterdir()] == ["p1_1.png"]
+    assert {file: file.read_bytes() for file in (tmp_path / "s").iterdir()} == before
 
 
 def test_prompts_models_version(work, tmp_path, capsys):

@@ -113,8 +113,8 @@ def test_nifti_is_sliced_along_an_axis(tmp_path, save, rng):
     save(tmp_path / "x/v.nii.gz", volume)
     save(tmp_path / "y/v.nii.gz", mask)
     (tmp_path / "sets.csv").write_text("set,image,mask\nanna,x/v.nii.gz,y/v.nii.gz\n")
-    for axis in range(3):
-        collection = data.read(tmp_path, axis=axis)
+    for axis, name in enumerate(("sagittal", "coronal", "axial")):
+        collection = data.read(tmp_path, axis=name)
         assert [scan.name for scan in collection.scans] == [f"x/v/{i:03d}" for i in range(volume.shape[axis])]
         assert {scan.subject for scan in collection.scans} == {"anna"}
         assert collection.labels == {1: "1", 2: "2"}

@@ -48,7 +48,7 @@ def test_nnunet_volumes_and_test_images(nnunet, save, rng):
     assert collection.scans[2].load().image.shape == (2, 4, 5)
     assert collection.scans[2].load().mask is None
     save(nnunet / "imagesTs/c_0001.nii.gz", rng.random((4, 5, 2)))
-    refused(nnunet, "c_0001.nii.gz", "2 slices", "expected 3", read=data.read_nnunet, split="Ts")
+    refused(nnunet, "c_0001.nii.gz", "4x5x2", "expected 4x5x3", read=data.read_nnunet, split="Ts")
 
 
 def test_nnunet_colours_in_one_file(nnunet, save, rng):
@@ -198,7 +198,7 @@ def test_segmentations_of_volumes_keep_the_affine(tmp_path, save, rng):
     save(tmp_path / "in/v.nii.gz", rng.random((4, 5, 6, 1)).astype(np.float32), affine)
     save(tmp_path / "in/flat.nii", rng.random((4, 5, 1)).astype(np.float32), affine)
     save(tmp_path / "in/p.png", rng.integers(0, 200, (3, 4), dtype=np.uint8))
-    scans = data.read(tmp_path / "in", axis=1).scans
+    scans = data.read(tmp_path / "in", axis="coronal").scans
     truth = rng.integers(0, 9, (4, 5, 6))
     masks = {"v": truth, "flat": truth[..., 0], "p": truth[:3, :4, 1] * 300}
     given = [torch.tensor(masks[scan.case] if scan.index is None else truth[:, scan.index]) for scan in scans]

@@ -24,6 +24,7 @@ def add(subparsers: Any) -> None:
         help="images as for `interconv train`; a plain folder is one set, unless a sets.csv lists sets",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the masks, which are named as the images")
+    parser.add_argument("--overwrite", action="store_true", help="replace masks of an earlier call in OUT")
     parser.add_argument(
         "--max-set-size", metavar="K", type=positive_int, help="divide larger sets, to save memory (default: no limit)"
     )
@@ -41,15 +42,21 @@ def run(args: argparse.Namespace) -> int:
     """Segments set by set."""
     from tqdm import tqdm
 
-    from ..data import read, read_prompts, write_masks
-    from ..inference import Ensemble, segment
+    from ..data import check_outputs, prompt_files, read, read_prompts, write_masks
+    from ..inference import Ensemble, check_mode, segment
 
     ensemble = Ensemble.open(args.runs, device_of(args))
-    sets = read(args.data, ensemble.config.axis).sets()
+    check_mode(ensemble.config, args.prompts is not None)
+    collection = read(args.data, ensemble.config.axis)
+    sets = collection.sets()
+    if args.out.resolve() == Path(args.data).resolve():
+        raise ValueError(f"--out {args.out}: is the folder of the images, expected another for the masks")
+    drawn = [] if args.prompts is None else prompt_files(args.prompts, collection.scans)
+    check_outputs(args.out, collection.scans, args.overwrite, drawn)
     files = []
     for scans in tqdm(sets, desc="segmenting", unit="set", disable=None, leave=False):
         prompts = None if args.prompts is None else [read_prompts(args.prompts, scan) for scan in scans]
         masks = [found.mask for found in segment(ensemble, scans, prompts, args.max_set_size)]
-        files += write_masks(args.out, scans, masks)
+        files += write_masks(args.out, scans, masks, overwrite=True)  # checked above
     print(f"{sum(map(len, sets))} images in {len(sets)} sets: {len(files)} masks in {args.out}")
     return 0

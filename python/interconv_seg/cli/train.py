@@ -47,10 +47,9 @@ def add(subparsers: Any) -> None:
     task.add_argument("--channels", type=positive_int, default=1, help="channels of the images (default: %(default)s)")
     task.add_argument(
         "--axis",
-        type=int,
-        choices=(0, 1, 2),
-        default=2,
-        help="axis along which volumes are sliced (default: %(default)s)",
+        choices=("sagittal", "coronal", "axial"),
+        default="axial",
+        help="anatomical plane of the slices of volumes (default: %(default)s)",
     )
     network = parser.add_argument_group("network")
     network.add_argument(

@@ -1,8 +1,10 @@
 """Sets of images: read from files, grouped by subject or task, sampled, transformed, and packed into batches."""
 
-from .files import DataError
-from .readers import read, read_folder, read_nnunet, read_npz, read_prompts
-from .scans import Collection, Sample, Scan, unit_range, write_masks
+from .errors import DataError
+from .outputs import check_outputs, write_masks
+from .prompt_files import prompt_files, read_prompts
+from .readers import read, read_folder, read_nnunet, read_npz
+from .scans import Collection, Sample, Scan, unit_range
 from .sets import Batch, Group, SetBatches, by_subject, by_task, collate
 from .transforms import Augmentation, geometry, intensity
 
@@ -17,9 +19,11 @@ __all__ = [
     "SetBatches",
     "by_subject",
     "by_task",
+    "check_outputs",
     "collate",
     "geometry",
     "intensity",
+    "prompt_files",
     "read",
     "read_folder",
     "read_nnunet",

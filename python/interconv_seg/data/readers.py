@@ -1,7 +1,7 @@
 """Readers: which images a folder or file holds, as a `Collection`.
 
-The slices of a NIfTI volume along `axis` are 2-D images of one subject. An image is decoded when its scan is loaded;
-before that, only the headers of NIfTI files are read, for the number of slices.
+The slices of a NIfTI volume (sagittal, coronal or axial) are 2-D images of one subject. An image is decoded when its
+scan is loaded; before that, only the headers of NIfTI files are read.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .files import ENDINGS, MAX_LABEL, DataError, ending_of, is_nifti, read_image, read_mask, slice_count
+from . import nifti
+from .errors import DataError
+from .files import ENDINGS, MAX_LABEL, ending_of, read_image, read_mask
+from .nifti import Axis, is_nifti
 from .scans import Collection, Scan
 
-PLANES = ("axial", "coronal", "sagittal")
 
-
-def read(path: Path | str, axis: int = 2) -> Collection:
+def read(path: Path | str, axis: Axis = "axial") -> Collection:
     """Reads the images at a path.
 
     Args:
         path: an .npz file (`read_npz`), an nnU-Net raw folder with a dataset.json (`read_nnunet`), or a plain folder
             (`read_folder`).
-        axis: along which volumes are sliced.
+        axis: the anatomical plane of the slices of volumes.
 
     Raises:
         DataError: it is none of these, or cannot be used.
@@ -45,7 +44,7 @@ def read(path: Path | str, axis: int = 2) -> Collection:
     raise DataError(f"{path}: expected a folder of images, an nnU-Net raw folder, or an .npz file")
 
 
-def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: int = 2) -> Collection:
+def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: Axis = "axial") -> Collection:
     """Reads an nnU-Net (version 2) raw folder.
 
     It holds dataset.json, images<split>/<case>_<channel>.<ending> with channels 0000, 0001, ..., and
@@ -55,7 +54,7 @@ def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: int
     Args:
         folder: the folder of the dataset.
         split: "Tr", or "Ts" (then labels are optional).
-        axis: along which volumes are sliced.
+        axis: the anatomical plane of the slices of volumes.
 
     Raises:
         DataError: dataset.json lacks channel_names, labels or file_ending, or they cannot be used; a channel or a label
@@ -88,7 +87,7 @@ def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: int
     return Collection(folder.name, tuple(scans), about["labels"])
 
 
-def read_folder(folder: Path | str, axis: int = 2) -> Collection:
+def read_folder(folder: Path | str, axis: Axis = "axial") -> Collection:
     """Reads a plain folder of images (NIfTI, PNG, TIFF, BMP, JPEG).
 
     A file sets.csv in it lists the images. Its columns are `set` (the subject, or any name for images that belong
@@ -99,7 +98,7 @@ def read_folder(folder: Path | str, axis: int = 2) -> Collection:
 
     Args:
         folder: the folder.
-        axis: along which volumes are sliced.
+        axis: the anatomical plane of the slices of volumes.
 
     Raises:
         DataError: there is no image, a column or file is missing, an image is listed twice, or a mask or a NIfTI file
@@ -109,7 +108,7 @@ def read_folder(folder: Path | str, axis: int = 2) -> Collection:
     rows = _sets_csv(folder / "sets.csv") if (folder / "sets.csv").exists() else _all_in(folder)
     scans: list[Scan] = []
     for subject, image, mask in rows:
-        case = image[: -len(ending_of(folder / image))]
+        case = _safe_name(image[: -len(ending_of(folder / image))], folder / "sets.csv")
         mask_file = folder / mask if mask else None
         scans += _scans_of([folder / image], mask_file, case, subject, folder.resolve().name, axis)
     _check_unique(scans, folder)
@@ -140,38 +139,13 @@ def read_npz(file: Path | str) -> Collection:
     columns = (arrays[key] for key in ("images", "labels", "ids", "has_label"))
     for image, label, name, labelled in zip(*columns, strict=True):
         subject, *rest = str(name).split("/")
-        plane = [part for part in rest if part in PLANES][:1]
+        plane = [part for part in rest if part in nifti.AXES][:1]
         mask_reader = partial(label.astype, np.int16) if labelled else None
         task = "/".join([file.stem, *plane])
-        scans.append(Scan(str(name), None, subject, task, file, (partial(np.asarray, image[None]),), mask_reader))
+        case = _safe_name(str(name), file)
+        scans.append(Scan(case, None, subject, task, (file,), (partial(np.asarray, image[None]),), mask_reader))
     _check_unique(scans, file)
     return Collection(file.stem, tuple(scans), dict(enumerate(arrays["label_names"].tolist()[1:], start=1)))
-
-
-def read_prompts(folder: Path | str, scan: Scan) -> Tensor | None:
-    """Reads the prompts that a user drew for a scan.
-
-    Args:
-        folder: holds a file for each case, named as the image (NIfTI for NIfTI, else PNG) and of its size: 1 at
-            positive prompts, 2 at negative ones, else 0.
-        scan: the scan.
-
-    Returns:
-        float32 [2,H,W], 1 at positive (channel 0) and negative (channel 1) prompts; None if there is no file.
-
-    Raises:
-        DataError: there is no such folder, or the file is broken or holds other values.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected the prompts")
-    file = folder / (scan.case + (ending_of(scan.source) if is_nifti(scan.source) else ".png"))
-    if not file.exists():
-        return None
-    values = torch.from_numpy(read_mask(file, scan.index, scan.axis))
-    if values.max() > 2:
-        raise DataError(f"{file}: holds {values.max()}, expected 0, 1 (positive prompt) and 2 (negative prompt)")
-    return torch.stack([values == 1, values == 2]).float()
 
 
 # key, kinds of dtype, number of axes
@@ -216,16 +190,29 @@ def _array(file: Path, arrays: Mapping[str, np.ndarray], key: str, kinds: str, a
     return array
 
 
-def _scans_of(files: list[Path], mask: Path | None, case: str, subject: str, task: str, axis: int) -> Iterable[Scan]:
+def _scans_of(files: list[Path], mask: Path | None, case: str, subject: str, task: str, axis: Axis) -> Iterable[Scan]:
     """The scans in the files of one case: one, or one for each slice."""
-    count = slice_count(files[0], axis)
-    for other in [*files[1:], *([mask] if mask is not None else [])]:
-        if (found := slice_count(other, axis)) != count:
-            raise DataError(f"{other}: {found or 'no'} slices, expected {count or 'a 2-D image'} as {files[0]} has")
+    first, *others = [*files, *([mask] if mask is not None else [])]
+    count = nifti.slice_count(first, axis) if is_nifti(first) else None
+    for other in others:
+        if is_nifti(first) and is_nifti(other):
+            nifti.check_same_grid(first, other)
+        elif count is not None:
+            raise DataError(f"{other}: a 2-D image, expected {count} slices as {first} has")
+    like = first if is_nifti(first) else None
     for index in [None] if count is None else range(count):
         image_readers = tuple(partial(read_image, file, index, axis) for file in files)
-        mask_reader = None if mask is None else partial(read_mask, mask, index, axis)
-        yield Scan(case, index, subject, task, files[0], image_readers, mask_reader, axis)
+        mask_reader = None if mask is None else partial(read_mask, mask, index, axis, like)
+        yield Scan(case, index, subject, task, (first, *others), image_readers, mask_reader, axis)
+
+
+def _safe_name(name: str, where: Path) -> str:
+    """A name by which outputs can be named: relative, without "..", as `where` lists it otherwise."""
+    path = PureWindowsPath(name)  # takes both slashes as separators
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    if not parts or not all(part.isprintable() for part in parts):
+        raise DataError(f"{where}: an image is named {name!r}, expected a printable name")
+    return "/".join(parts)
 
 
 def _check_unique(scans: list[Scan], where: Path) -> None:

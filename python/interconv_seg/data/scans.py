@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import DataError, ending_of, is_nifti, slice_count, write_mask
+from .errors import DataError
+from .nifti import Axis
 
 CLIPPED_PERCENT = 0.5  # of the pixels at each end of the intensities
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
@@ -43,24 +44,30 @@ class Scan:
     """A 2-D image in a file. Nothing is read before `load`.
 
     Attributes:
-        case: the name of its file without the ending, unique in its collection.
+        case: the name of its file without the ending, unique in its collection: a relative path without "..", by which
+            outputs are named.
         index: the slice, if the file is a volume; else None.
         subject: the name that all scans of a subject share (for a volume: its slices; with a sets.csv: its set).
         task: dataset, modality and axis; with a label this names a task (section 4.1).
-        source: the file, or the first file if each channel has its own.
+        files: all that it is read from; the first is the image, or its first channel.
         image_readers: read the image files, one function for each: real numbers [c,H,W] as stored.
         mask_reader: reads the mask, int16 [H,W]; None if there is no mask.
-        axis: along which the volume is sliced.
+        axis: the anatomical plane of the slice.
     """
 
     case: str
     index: int | None
     subject: str
     task: str
-    source: Path
+    files: tuple[Path, ...]
     image_readers: tuple[Callable[[], np.ndarray], ...]
     mask_reader: Callable[[], np.ndarray] | None
-    axis: int = 2
+    axis: Axis = "axial"
+
+    @property
+    def source(self) -> Path:
+        """The file of the image, or of its first channel."""
+        return self.files[0]
 
     @property
     def name(self) -> str:
@@ -179,35 +186,3 @@ def unit_range(values: Tensor) -> Tensor:
         low, high = float(finite.min()), float(finite.max())
     scaled = (values.double() - low) / (high - low)  # 0 / 0 = NaN in a constant image
     return scaled.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).float()
-
-
-def write_masks(folder: Path, scans: Iterable[Scan], masks: Iterable[Tensor]) -> list[Path]:
-    """Writes segmentations, one file for each image file, named `folder`/<case>.
-
-    NIfTI images give NIfTI masks with the same affine and header; slices are joined to a volume, in which slices that
-    are not among `scans` are 0. All other formats give PNG. Each file is written completely or not at all.
-
-    Args:
-        folder: created if needed.
-        scans: the scans that were segmented.
-        masks: integers [H,W], one for each scan, of the size that it has in its file.
-
-    Returns:
-        The files.
-    """
-    cases: dict[str, list[tuple[Scan, np.ndarray]]] = {}
-    for scan, tensor in zip(scans, masks, strict=True):
-        cases.setdefault(scan.case, []).append((scan, tensor.cpu().numpy()))
-    written = []
-    for case, slices in cases.items():
-        first, mask = slices[0]
-        nifti = is_nifti(first.source)
-        if first.index is not None:
-            volume = np.zeros((slice_count(first.source, first.axis) or 1, *mask.shape), mask.dtype)
-            for scan, values in slices:
-                volume[scan.index] = values
-            mask = np.moveaxis(volume, 0, first.axis)
-        path = folder / (case + (ending_of(first.source) if nifti else ".png"))
-        write_mask(path, mask, like=first.source if nifti else None)
-        written.append(path)
-    return written

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 import interconv_kernels as ik
 
 from ..seeding import random_of, seed_of
-from .files import DataError
+from .errors import DataError
 from .scans import Sample
 
 # (images [K,C,H,W], masks [K,H,W] or None, seed) -> (images, masks); called once per set
