@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
 
 import torch
 
@@ -14,8 +13,10 @@ from .data import (
     Collection,
     DataError,
     Group,
+    Part,
     Sample,
     SetBatches,
+    Split,
     by_subject,
     by_task,
     collate,
@@ -26,31 +27,9 @@ from .data import (
 from .data.nifti import Axis
 from .prompts import draw_prompts
 from .runs import Config
-from .seeding import random_of, seed_of
+from .seeding import seed_of
 
-Part: TypeAlias = Literal["train", "validation", "test"]
 MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
-
-
-def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
-    """The samples of 60 %, 20 % or 20 % of the subjects (the paper's appendix), chosen by the subjects' names alone.
-
-    Args:
-        samples: of at least three subjects.
-        part: "train", "validation" or "test".
-
-    Raises:
-        DataError: fewer than three subjects.
-    """
-    subjects = sorted({sample.subject for sample in samples})
-    count = len(subjects)
-    if count < 3:
-        raise DataError(f"{count} subjects ({', '.join(subjects)}), expected at least 3 to split (or separate data)")
-    fifth = max(1, round(count / 5))
-    order = [subjects[i] for i in random_of("split", *subjects).permutation(count)]
-    bounds = {"test": (0, fifth), "validation": (fifth, 2 * fifth), "train": (2 * fifth, count)}[part]
-    chosen = set(order[slice(*bounds)])
-    return [sample for sample in samples if sample.subject in chosen]
 
 
 def labels_of(paths: Sequence[str], axis: Axis = "axial") -> dict[int, str]:
@@ -75,16 +54,41 @@ def labels_of(paths: Sequence[str], axis: Axis = "axial") -> dict[int, str]:
     return labels
 
 
+def check_disjoint(config: Config) -> None:
+    """Checks that no image is both for training and for validation.
+
+    Args:
+        config: with validation data.
+
+    Raises:
+        DataError: an image file is, also if its path leads over a link.
+    """
+    files = [
+        {file.resolve() for path in paths for scan in read(path, config.axis).scans for file in scan.files}
+        for paths in (config.data, config.validation_data)
+    ]
+    if common := sorted(files[0] & files[1]):
+        raise DataError(
+            f"{common[0]}: is among the data for training and for validation ({len(common)} files are), expected"
+            " different images"
+        )
+
+
 def load_groups(
-    config: Config, paths: Sequence[str], part: Part | None = None, min_images: int = MIN_TASK_IMAGES
+    config: Config,
+    paths: Sequence[str],
+    part: Part | None = None,
+    min_images: int = MIN_TASK_IMAGES,
+    split: Split | None = None,
 ) -> list[Group]:
     """Reads data sets and groups their samples by task (interactive mode) or by subject (automatic mode).
 
     Args:
         config: says how to read them. Class indices follow its labels.
         paths: of the data sets, as in `data.read`.
-        part: of their subjects, as in `split`; None: all.
+        part: of their subjects; None: all.
         min_images: tasks with fewer images are left out (interactive mode).
+        split: the subjects of each part; None, or for a data set that it does not have: `Split.of`.
 
     Raises:
         DataError: data that cannot be used, two data sets of the same name, or masks with values that are not among the
@@ -93,10 +97,11 @@ def load_groups(
     """
     groups: list[Group] = []
     for path in paths:
-        collection = read(path, config.axis)
-        samples = collection.load(config.size, config.channels)
+        collection = read(path, config.axis, config.group_regex)
         if part is not None:
-            samples = split(samples, part)
+            known = split is not None and collection.name in split.parts
+            collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
+        samples = collection.load(config.size, config.channels)
         if config.mode == "interactive":
             groups += by_task(samples, collection.labels, min_images)
         else:

@@ -1,6 +1,7 @@
 """Runs: the configuration of a training, and the folder that holds its results.
 
 config.json     the configuration (`Config`): enough to build the network and to resume
+split.json      the subjects for training, validation and testing (`data.Split`), unless there are other validation data
 metrics.csv     one row per validation
 last.pt         the checkpoint to resume from
 best.pt         the weights with the lowest validation loss
@@ -43,9 +44,10 @@ class Config:
         labels: in automatic mode, the name of each value in the masks, without the background (0). Class i of the
             network's output is the i-th value in ascending order.
         data: the paths that were read (`data.read`).
-        validation_data: the paths of the validation data. If empty, the subjects of `data` are split (`split`).
+        validation_data: the paths of the validation data. If empty, the subjects of `data` are split (`data.Split`).
         size: (H, W) to which images are resized; None: as stored.
         axis: the anatomical plane of the slices of volumes.
+        group_regex: finds the subject in the name of a case (`data.read`).
         sets_per_batch: B.
         set_sizes: (min, max) images in a set; None: all scans of a subject.
         augment: random geometry and intensities.
@@ -73,6 +75,7 @@ class Config:
     validation_data: tuple[str, ...] = ()
     size: tuple[int, int] | None = (128, 128)
     axis: Axis = "axial"
+    group_regex: str | None = None
     sets_per_batch: int = 8
     set_sizes: tuple[int, int] | None = (1, 8)
     augment: bool = True
@@ -140,7 +143,7 @@ class Config:
                 values["axis"] = AXES[values["axis"]]
             values["labels"] = {int(value): name for value, name in values["labels"].items()}
             for entry in fields(cls):
-                if isinstance(values[entry.name], list):
+                if isinstance(values.get(entry.name), list):
                     values[entry.name] = tuple(values[entry.name])
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -218,13 +221,13 @@ def common_config(runs: Sequence[Run]) -> Config:
         The configuration of the first run.
 
     Raises:
-        ValueError: there are no runs, or their mode, channels, labels, size or axis differ.
+        ValueError: there are no runs, or their mode, channels, labels, size, axis or group_regex differ.
     """
     if not runs:
         raise ValueError("no runs: expected at least one")
     first = runs[0]
     for run in runs[1:]:
-        for name in ("mode", "channels", "labels", "size", "axis"):
+        for name in ("mode", "channels", "labels", "size", "axis", "group_regex"):
             expected, found = getattr(first.config, name), getattr(run.config, name)
             if found != expected:
                 raise ValueError(f"{run.folder}: {name} is {found}, expected {expected} as in {first.folder}")

@@ -196,6 +196,22 @@ def test_segment_from_prompts(work, tmp_path, capsys):
     assert "prompts: holds no prompts" in says(capsys, 2, *arguments)
 
 
+def test_a_run_keeps_its_split(work, tmp_path, capsys):
+    written = json.loads((work / "ours/seed0/split.json").read_text())
+    assert sorted(subject for part in written["scans"].values() for subject in part) == [f"p{i}" for i in range(6)]
+    train, [validation], [test] = written["scans"]["train"], written["scans"]["validation"], written["scans"]["test"]
+    given = {"scans": {"train": train, "validation": [test], "test": [validation]}}
+    (tmp_path / "split.json").write_text(json.dumps(given))
+    task = ["--mode", "automatic", "--data", work / "scans", *TINY, "--steps", "2", "--split", tmp_path / "split.json"]
+    says(capsys, 0, "train", *task, "--out", tmp_path / "runs")
+    assert json.loads((tmp_path / "runs/seed0/split.json").read_text()) == given
+    for run, subject in ((tmp_path / "runs/seed0", validation), (work / "ours/seed0", test)):
+        says(capsys, 0, "evaluate", run, "--data", work / "scans", "--part", "test", "--out", tmp_path / "results")
+        with (tmp_path / "results/scores.csv").open() as file:
+            assert {row["subject"] for row in csv.DictReader(file)} == {subject}
+    assert "--validation" in says(capsys, 2, "train", *task, "--out", tmp_path / "r2", "--validation", work / "scans")
+
+
 def test_segment_never_replaces_what_it_reads(work, tmp_path, capsys):
     (tmp_path / "s").mkdir()
     write_subjects(tmp_path / "s", count=2)

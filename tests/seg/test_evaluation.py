@@ -15,7 +15,7 @@ from interconv_seg.data.scans import Collection
 from interconv_seg.estimates import Estimate, estimate, improvement
 from interconv_seg.evaluation import Score, divide, evaluate, mean_dice
 from interconv_seg.metrics import dice_scores
-from interconv_seg.preparation import load_groups, split, to_classes, training_batches, validation_batches
+from interconv_seg.preparation import load_groups, to_classes, training_batches, validation_batches
 from scipy.integrate import quad
 from seg_common import BINARY, CLASSES, Spy, group
 
@@ -200,18 +200,6 @@ def test_pictures(tmp_path):
 
 
 # From data to sets
-
-
-def test_the_split_is_by_subject_and_whole():
-    samples = group(40).samples  # 20 subjects
-    parts = {part: split(samples, part) for part in ("train", "validation", "test")}
-    subjects = {part: {s.subject for s in own} for part, own in parts.items()}
-    assert {part: len(own) for part, own in subjects.items()} == {"train": 12, "validation": 4, "test": 4}
-    assert len(set.union(*subjects.values())) == 20
-    assert sum(map(len, parts.values())) == 40
-    assert split(samples[::-1], "test")[::-1] == parts["test"]
-    with pytest.raises(DataError, match="at least 3"):
-        split(samples[:4], "train")
 
 
 def test_values_of_masks_become_classes():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_command, add_device, add_runs, device_of, positive_int
+from .options import add_command, add_device, add_grouping, add_runs, device_of, positive_int
 
 EXAMPLE = """\
   interconv segment runs/interconv/seed* --data new_patient/ --out masks/
@@ -35,6 +35,7 @@ def add(subparsers: Any) -> None:
         help="for runs in interactive mode: folder of files named as the images and of their size, 1 at positive"
         " prompts and 2 at negative ones; an image without a file has no prompts",
     )
+    add_grouping(parser)
     add_device(parser)
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     ensemble = Ensemble.open(args.runs, device_of(args))
     check_mode(ensemble.config, args.prompts is not None)
-    collection = read(args.data, ensemble.config.axis)
+    collection = read(args.data, ensemble.config.axis, args.group_regex)
     sets = collection.sets()
     if args.out.resolve() == Path(args.data).resolve():
         raise ValueError(f"--out {args.out}: is the folder of the images, expected another for the masks")

@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, device_of, positive_int
+from .options import add_command, add_data, add_device, add_grouping, add_split, device_of, positive_int
 
 if TYPE_CHECKING:
+    from ..data import Split
     from ..runs import Config
 
 EXAMPLE = """\
@@ -51,6 +52,8 @@ def add(subparsers: Any) -> None:
         default="axial",
         help="anatomical plane of the slices of volumes (default: %(default)s)",
     )
+    add_grouping(task)
+    add_split(task)
     network = parser.add_argument_group("network")
     network.add_argument(
         "--network", default="simpleunet-60K", help="a name that `interconv models` lists (default: %(default)s)"
@@ -131,8 +134,11 @@ def run(args: argparse.Namespace) -> int:
         missing = [name for name in ("mode", "data", "out") if getattr(args, name) is None]
         if missing:
             args.parser.error(f"expected --{', --'.join(missing)} (or --resume)")
+    if args.split is not None and (args.validation or args.resume):
+        args.parser.error("--split: expected neither --validation nor --resume with it")
     import torch
 
+    from ..data import Split
     from ..runs import Config
 
     if args.deterministic:
@@ -146,22 +152,29 @@ def run(args: argparse.Namespace) -> int:
         for folder, _ in runs:
             if (folder / "config.json").exists():
                 raise ValueError(f"{folder}: holds a run, expected a new folder, or --resume {folder}")
+    split = None if args.split is None else Split.read(args.split)
     for folder, config in runs:
-        _train(folder, config, device, args.workers)
+        _train(folder, config, split, device, args.workers)
     return 0
 
 
-def _train(folder: Path, config: Config, device: str, workers: int) -> None:
+def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int) -> None:
     """Trains or resumes one run."""
-    from ..preparation import load_groups, training_batches, validation_batches
+    from ..data import Split, read
+    from ..preparation import check_disjoint, load_groups, training_batches, validation_batches
     from ..training import train
 
     if config.validation_data:
+        check_disjoint(config)
         groups = load_groups(config, config.data, min_images=1)
         held_out = load_groups(config, config.validation_data, min_images=1)
     else:
-        groups = load_groups(config, config.data, "train", min_images=1)
-        held_out = load_groups(config, config.data, "validation", min_images=1)
+        if not (folder / "split.json").exists():
+            split = split or Split.of(read(path, config.axis, config.group_regex) for path in config.data)
+            split.write(folder / "split.json")
+        split = Split.read(folder / "split.json")
+        groups = load_groups(config, config.data, "train", 1, split)
+        held_out = load_groups(config, config.data, "validation", 1, split)
     print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
     with _ctrl_c() as pressed:
         try:

@@ -6,6 +6,7 @@ from .prompt_files import prompt_files, read_prompts
 from .readers import read, read_folder, read_nnunet, read_npz
 from .scans import Collection, Sample, Scan, unit_range
 from .sets import Batch, Group, SetBatches, by_subject, by_task, collate
+from .subjects import Part, Split
 from .transforms import Augmentation, geometry, intensity
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Collection",
     "DataError",
     "Group",
+    "Part",
     "Sample",
     "Scan",
     "SetBatches",
+    "Split",
     "by_subject",
     "by_task",
     "check_outputs",

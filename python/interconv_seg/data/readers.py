@@ -21,24 +21,38 @@ from .errors import DataError
 from .files import ENDINGS, MAX_LABEL, ending_of, read_image, read_mask
 from .nifti import Axis, is_nifti
 from .scans import Collection, Scan
+from .subjects import group_by_regex, group_by_table
 
 
-def read(path: Path | str, axis: Axis = "axial") -> Collection:
+def read(path: Path | str, axis: Axis = "axial", group_regex: str | None = None) -> Collection:
     """Reads the images at a path.
 
+    A file `subjects.csv` in the folder (columns `case`, `subject`) names the subject of each case.
+
     Args:
-        path: an .npz file (`read_npz`), an nnU-Net raw folder with a dataset.json (`read_nnunet`), or a plain folder
-            (`read_folder`).
+        path: an .npz file (`read_npz`), an nnU-Net raw folder with a dataset.json or its imagesTr or imagesTs
+            (`read_nnunet`), or a plain folder (`read_folder`).
         axis: the anatomical plane of the slices of volumes.
+        group_regex: a regular expression that finds the subject in the name of a case, instead (`group_by_regex`).
 
     Raises:
         DataError: it is none of these, or cannot be used.
     """
     path = Path(path)
+    collection = _read(path, axis)
+    if group_regex is not None:
+        return group_by_regex(collection, group_regex)
+    table = path / "subjects.csv"
+    return group_by_table(collection, table) if table.exists() else collection
+
+
+def _read(path: Path, axis: Axis) -> Collection:
     if path.suffix == ".npz":
         return read_npz(path)
     if (path / "dataset.json").exists():
         return read_nnunet(path, axis=axis)
+    if path.name in ("imagesTr", "imagesTs") and (path.parent / "dataset.json").exists():
+        return read_nnunet(path.parent, "Tr" if path.name == "imagesTr" else "Ts", axis)
     if path.is_dir():
         return read_folder(path, axis)
     raise DataError(f"{path}: expected a folder of images, an nnU-Net raw folder, or an .npz file")
