@@ -13,7 +13,10 @@ from torch import Tensor
 from interconv_kernels.sets import as_sets
 from interconv_kernels.typing import SetsLike
 
+from .data.files import IGNORED
+
 Logits: TypeAlias = Tensor | list[Tensor]
+UNLIKELY = -1e4  # a logit of probability 0 in float32: an ignored pixel adds nothing to the sums of Dice
 
 
 def interactive_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
@@ -23,13 +26,14 @@ def interactive_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
 
     Per sample: dice = 1 - 2 sum(p m) / (sum p + sum m) with p = sigmoid(y); focal = the mean over pixels of
     (1 - q)^2 (-log q), with q the predicted probability of the true class. The samples of a set are summed (Eq. 4 and
-    5), so a large set weighs more than a small one; the sum is divided by B, the number of sets that are not empty.
+    5), so a large set weighs more than a small one; the sum is divided by B, the number of sets that are not empty. A
+    sample without labelled pixels adds nothing.
 
     Args:
         logits: [N,1,H,W]; or a list of logits, the finest first (deep supervision). Each level is compared with the
             masks at its own size (nearest), with weights 1, 1/2, 1/4, ... and 0 for the coarsest of several levels,
             divided by their sum, as in nnU-Net.
-        masks: int64 [N,H,W], 0 or 1.
+        masks: int64 [N,H,W], 0 or 1; or IGNORED, for pixels that do not count.
         sets: as in `ik.interconv2d`.
 
     Returns:
@@ -52,7 +56,7 @@ def automatic_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
 
     Args:
         logits: [N,classes,H,W] with at least two classes; or a list of logits, as in `interactive_loss`.
-        masks: int64 [N,H,W], the class of each pixel.
+        masks: int64 [N,H,W], the class of each pixel, or IGNORED.
         sets: as in `ik.interconv2d`.
 
     Returns:
@@ -72,15 +76,24 @@ _dice_of_classes = DiceLoss(include_background=False, softmax=True, to_onehot_y=
 
 def _interactive_sample_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """[N], from logits [N,1,H,W] and masks [N,1,H,W]."""
-    dice, focal = _binary_dice(logits, masks), _binary_focal(logits, masks)
-    return dice.mean((1, 2, 3)) + focal.mean((1, 2, 3))
+    ignored = masks == IGNORED
+    dice = _binary_dice(logits.masked_fill(ignored, UNLIKELY), masks.masked_fill(ignored, 0))
+    return dice.mean((1, 2, 3)) + _mean_of_pixels(_binary_focal(logits, masks)[:, 0], ignored[:, 0])
 
 
 def _automatic_sample_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """[N], from logits [N,classes,H,W] and masks [N,1,H,W]."""
-    dice = _dice_of_classes(logits, masks)
-    entropy = F.cross_entropy(logits, masks[:, 0].long(), reduction="none")
-    return dice.mean((1, 2, 3)) + entropy.mean((1, 2))
+    ignored = masks == IGNORED
+    background = torch.full_like(logits[:1, :, :1, :1], UNLIKELY)
+    background[:, 0] = 0
+    dice = _dice_of_classes(torch.where(ignored, background, logits), masks.masked_fill(ignored, 0))
+    entropy = F.cross_entropy(logits, masks[:, 0].long(), reduction="none", ignore_index=IGNORED)
+    return dice.mean((1, 2, 3)) + _mean_of_pixels(entropy, ignored[:, 0])
+
+
+def _mean_of_pixels(values: Tensor, ignored: Tensor) -> Tensor:
+    """[N], the mean over the pixels of [N,H,W] that count; 0 if none does."""
+    return values.masked_fill(ignored, 0).sum((1, 2)) / (~ignored).sum((1, 2)).clamp(min=1)
 
 
 def _set_loss(

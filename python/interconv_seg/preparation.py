@@ -24,6 +24,7 @@ from .data import (
     intensity,
     read,
 )
+from .data.files import IGNORED
 from .data.nifti import Axis
 from .prompts import draw_prompts
 from .runs import Config
@@ -105,7 +106,8 @@ def load_groups(
         if config.mode == "interactive":
             groups += by_task(samples, collection.labels, min_images)
         else:
-            groups += by_subject(to_classes(samples, config, collection))
+            subjects = by_subject(to_classes(samples, config, collection))
+            groups += [group for group in subjects if _is_labelled(group)]
     repeated = len(groups) - len({group.name for group in groups})
     if repeated:
         raise DataError(f"{', '.join(paths)}: {repeated} groups have the name of another, expected unique names")
@@ -117,28 +119,37 @@ def load_groups(
 def to_classes(samples: Sequence[Sample], config: Config, collection: Collection) -> list[Sample]:
     """Replaces the values in masks, which are the labels of `config`, by class indices 0, 1, 2, ...
 
+    A sample without a mask gets one that is IGNORED: it takes part in its set and is not scored.
+
     Args:
-        samples: with masks.
+        samples: some with masks.
         config: its labels in ascending order are the classes.
         collection: of the samples, for messages.
 
     Raises:
-        DataError: a mask holds another value, or is missing.
+        DataError: a mask holds another value, or no sample has a mask.
     """
-    values = torch.tensor([0, *sorted(config.labels)])
+    if all(sample.mask is None for sample in samples):
+        raise DataError(f"{collection.name}: no image has a mask, expected at least one")
+    values = torch.tensor([IGNORED, 0, *sorted(config.labels)])
     converted = []
     for sample in samples:
-        if sample.mask is None:
-            raise DataError(f"{collection.name}/{sample.name}: no mask, expected one")
-        classes = torch.searchsorted(values, sample.mask.long()).clamp(max=len(values) - 1)
-        wrong = values[classes] != sample.mask
+        mask = torch.full(sample.image.shape[1:], IGNORED) if sample.mask is None else sample.mask
+        found = torch.searchsorted(values, mask.long()).clamp(max=len(values) - 1)
+        wrong = values[found] != mask
         if wrong.any():
             raise DataError(
-                f"{collection.name}/{sample.name}: the mask holds {sample.mask[wrong][0]}, expected"
-                f" {', '.join(map(str, values.tolist()))}, the labels of the run"
+                f"{collection.name}/{sample.name}: the mask holds {mask[wrong][0]}, expected"
+                f" {', '.join(map(str, values[1:].tolist()))}, the labels of the run"
             )
-        converted.append(replace(sample, mask=classes.to(sample.mask.dtype)))
+        converted.append(replace(sample, mask=(found - 1).to(torch.int16)))
     return converted
+
+
+def _is_labelled(group: Group) -> bool:
+    """Whether the class of any pixel is known."""
+    masks = group.masks()
+    return masks is not None and bool((masks != IGNORED).any())
 
 
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:

@@ -10,11 +10,13 @@ from PIL import Image
 from interconv_kernels._files import replacing
 
 from . import nifti
-from .errors import DataError, unreadable
+from .errors import DataError, check_regular, check_size, unreadable
 from .nifti import Axis, is_nifti
 
-PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-ENDINGS = nifti.ENDINGS + PICTURE_ENDINGS
+JPEG_ENDINGS = (".jpg", ".jpeg")
+ENDINGS = (*nifti.ENDINGS, ".png", ".tif", ".tiff", ".bmp", *JPEG_ENDINGS)
+JPEG_ERROR = 16  # grey levels at the edges of a black and white mask
+IGNORED = -1  # in masks: a pixel whose class is not known, which neither training nor evaluation counts
 MAX_LABEL = 32767  # masks are int16
 
 
@@ -54,31 +56,55 @@ def read_image(path: Path, index: int | None = None, axis: Axis = "axial") -> np
     return picture[None] if picture.ndim == 2 else np.moveaxis(picture, 2, 0)
 
 
-def read_mask(path: Path, index: int | None = None, axis: Axis = "axial", like: Path | None = None) -> np.ndarray:
+def read_mask(
+    path: Path,
+    index: int | None = None,
+    axis: Axis = "axial",
+    like: Path | None = None,
+    ignore: int | None = None,
+) -> np.ndarray:
     """Reads one mask.
 
-    A file that only holds 0 and 255 is read as 0 and 1. A picture with a palette gives the indices of its palette.
+    A file that only holds 0 and 255 is read as 0 and 1. A picture with a palette gives the indices of its palette. JPEG
+    does not keep values, so only black and white masks can be read from it: what is within 16 of 0 or 255.
 
     Args:
         path: the file.
         index: as in `read_image`.
         axis: as in `read_image`.
         like: the image of the mask; a NIfTI mask that does not say where it lies, lies there.
+        ignore: the value of pixels whose class is not known.
 
     Returns:
-        Class indices, int16 [H,W].
+        Class indices, int16 [H,W], IGNORED for the value `ignore`.
 
     Raises:
         DataError: as in `read_image`; or a value is not an integer from 0 to 32767.
     """
-    if is_nifti(path):
-        return as_mask(nifti.read(path, index, axis, like), str(path))
+    mask = nifti.read(path, index, axis, like) if is_nifti(path) else _mask_picture(path)
+    classes = as_mask(mask, str(path))
+    return classes if ignore is None else np.where(classes == ignore, np.int16(IGNORED), classes)
+
+
+def _mask_picture(path: Path) -> np.ndarray:
     mask = _picture(path, keep_palette=True)
     if mask.ndim != 2:
         raise DataError(f"{path}: a colour picture, expected a mask of one channel (grey or palette)")
+    if ending_of(path).lower() in JPEG_ENDINGS:
+        mask = _black_or_white(mask, path)
     if mask.dtype == np.uint8 and mask.max() == 255 and np.isin(mask, (0, 255)).all():
         mask = mask // 255
-    return as_mask(mask, str(path))
+    return mask
+
+
+def _black_or_white(mask: np.ndarray, path: Path) -> np.ndarray:
+    """The mask of a JPEG file, 0 and 255."""
+    if ((mask > JPEG_ERROR) & (mask < 255 - JPEG_ERROR)).any():
+        raise DataError(
+            f"{path}: a JPEG mask with {len(np.unique(mask))} values, and JPEG does not keep them; expected black and"
+            " white, or a PNG"
+        )
+    return np.where(mask > 127, np.uint8(255), np.uint8(0))
 
 
 def as_mask(values: np.ndarray, where: str) -> np.ndarray:
@@ -124,8 +150,10 @@ def write_mask(path: Path, mask: np.ndarray, like: Path | None = None) -> None:
 
 def _picture(path: Path, keep_palette: bool) -> np.ndarray:
     """[H,W], or [H,W,3] for colour."""
+    check_regular(path, "an image")
     try:
         with Image.open(path) as picture:
+            check_size(path, picture.size)
             frames = getattr(picture, "n_frames", 1)
             if frames != 1:
                 raise DataError(f"{path}: {frames} pictures in one file, expected one")

@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from interconv_kernels._files import replacing
 
-from .errors import DataError, unreadable
+from .errors import DataError, check_regular, check_size, unreadable
 
 Axis: TypeAlias = Literal["sagittal", "coronal", "axial"]
 AXES: tuple[Axis, ...] = get_args(Axis)  # in canonical order: a sagittal slice is taken along axis 0
@@ -157,6 +157,7 @@ def write(path: Path, values: np.ndarray, like: Path) -> None:
 
 
 def _load(path: Path) -> Any:
+    check_regular(path, "a NIfTI image")
     try:
         image = nib.load(path)
     except Exception as error:  # decoders of broken files raise anything
@@ -209,6 +210,7 @@ def _volume(path: Path, like: Path | None) -> np.ndarray:
 def _read_volume(path: Path, like: Path | None, mtime_ns: int, size: int) -> np.ndarray:
     image = _load(path)
     shape = _shape(path, image)
+    check_size(path, shape)
     try:
         values = np.array(np.asanyarray(image.dataobj))  # a copy: not a memory map of a file that may be removed
     except Exception as error:

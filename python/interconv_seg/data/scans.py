@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import torch
@@ -186,3 +186,41 @@ def unit_range(values: Tensor) -> Tensor:
         low, high = float(finite.min()), float(finite.max())
     scaled = (values.double() - low) / (high - low)  # 0 / 0 = NaN in a constant image
     return scaled.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).float()
+
+
+def safe_name(name: str, where: Path) -> str:
+    """A case for an image: its name as a relative path without "..".
+
+    Args:
+        name: of the image, perhaps a path.
+        where: the file that lists it, for the message.
+
+    Raises:
+        DataError: nothing is left of the name, or it is not printable.
+    """
+    path = PureWindowsPath(name)  # takes both slashes as separators
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    if not parts or not all(part.isprintable() for part in parts):
+        raise DataError(f"{where}: an image is named {name!r}, expected a printable name")
+    return "/".join(parts)
+
+
+def check_unique(scans: list[Scan], where: Path) -> None:
+    """Checks that no name stands for two images, and that no image has two names (also over links).
+
+    Args:
+        scans: of a collection.
+        where: the folder or file that they are from.
+
+    Raises:
+        DataError: one does.
+    """
+    names: set[str] = set()
+    images: dict[tuple[Path, int | None], str] = {}
+    for scan in scans:
+        if scan.name in names:
+            raise DataError(f"{where}: two images are named {scan.name}, expected unique names")
+        names.add(scan.name)
+        other = images.setdefault((scan.source.resolve(), scan.index), scan.name) if scan.source != where else scan.name
+        if other != scan.name:
+            raise DataError(f"{where}: {other} and {scan.name} are the same file, expected each image once")

@@ -14,6 +14,7 @@ import interconv_kernels as ik
 
 from ..seeding import random_of, seed_of
 from .errors import DataError
+from .files import IGNORED
 from .scans import Sample
 
 # (images [K,C,H,W], masks [K,H,W] or None, seed) -> (images, masks); called once per set
@@ -51,7 +52,9 @@ class Group:
         if not masks:
             return None
         stacked = torch.stack(masks)
-        return stacked if self.label is None else (stacked == self.label).to(stacked.dtype)
+        if self.label is None:
+            return stacked
+        return (stacked == self.label).to(stacked.dtype).masked_fill(stacked == IGNORED, IGNORED)
 
 
 def by_subject(samples: Iterable[Sample]) -> list[Group]:
@@ -92,7 +95,7 @@ class Batch:
 
     Attributes:
         images: float32 [N,C,H,W] in [0, 1].
-        masks: class indices, int64 [N,H,W], or None.
+        masks: class indices, int64 [N,H,W], IGNORED where the class is not known; or None.
         prompts: float32 [N,2,H,W], see `draw_prompts`, or None.
         sets: the sets of the samples.
         names: the names of the N samples.

@@ -19,6 +19,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..seeding import seed_of
+from .files import IGNORED
 
 
 class Augmentation:
@@ -54,7 +55,9 @@ class Augmentation:
             samples.append(sample)
         images = torch.stack([_plain(sample["image"]) for sample in samples]).clamp(0, 1).to(images.dtype)
         if masks is not None:
+            unlabelled = (masks == IGNORED).flatten(1).all(1)
             masks = torch.stack([_plain(sample["mask"])[0] for sample in samples]).to(masks.dtype)
+            masks[unlabelled] = IGNORED  # also where pixels of outside the image came in
         return images, masks
 
 
