@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from interconv_kernels._files import write_text
+
+from .checkpoints import digest
 from .data import (
     Augmentation,
     Batch,
@@ -114,6 +119,38 @@ def load_groups(
     if not groups:
         raise ValueError(f"{', '.join(paths)}: no task has {min_images} images with its label, expected at least one")
     return groups
+
+
+def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
+    """Checks that the data of a run are those that it began with, or notes them in data.json at its beginning.
+
+    Args:
+        folder: of the run.
+        groups: all that were loaded.
+
+    Raises:
+        DataError: images were added, removed or changed.
+    """
+    found = {f"{g.name}/{s.name}": digest([s.image, s.mask])[:16] for g in groups for s in g.samples}
+    file = folder / "data.json"
+    if not file.exists():
+        write_text(file, json.dumps(found, indent=0) + "\n")
+        return
+    try:
+        known: dict[str, str] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: cannot be used ({error})") from error
+    changed = {
+        "new": sorted(found.keys() - known.keys()),
+        "missing": sorted(known.keys() - found.keys()),
+        "changed": sorted(name for name in found.keys() & known.keys() if found[name] != known[name]),
+    }
+    if any(changed.values()):
+        parts = [f"{len(names)} {what}, such as {names[0]}" for what, names in changed.items() if names]
+        raise DataError(
+            f"{folder}: its data are not those it began with ({'; '.join(parts)}), expected the same (--fine-tune"
+            " starts a new run from its weights)"
+        )
 
 
 def to_classes(samples: Sequence[Sample], config: Config, collection: Collection) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 config.json     the configuration (`Config`): enough to build the network and to resume
 split.json      the subjects for training, validation and testing (`data.Split`), unless there are other validation data
+data.json       digests of the images and masks, by which a resumed run notices that they have changed
 metrics.csv     one row per validation
 last.pt         the checkpoint to resume from
 best.pt         the weights with the lowest validation loss
@@ -11,6 +12,7 @@ tensorboard/    the values of metrics.csv for TensorBoard
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from interconv_kernels._files import replacing, write_text
+from interconv_kernels._files import write_text
 
+from .checkpoints import load_checkpoint
 from .data.nifti import AXES, Axis
 from .networks import SetNetwork, build
 from .networks.registry import Features, Placement
@@ -28,6 +31,18 @@ from .seeding import seed_of
 Mode: TypeAlias = Literal["interactive", "automatic"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
+# What nobody means is refused before memory or days are spent on it.
+MAXIMUM = {
+    "channels": 1024,
+    "features": 16384,
+    "size": 8192,
+    "sets_per_batch": 65536,
+    "set_sizes": 65536,
+    "steps": 10**9,
+    "interval": 10**9,
+    "patience": 10**9,
+    "accumulate": 65536,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class Config:
         accumulate: the number of parts in which a batch passes through the network. It saves memory and does not change
             the gradient.
         seed: of the weights, the batches and all other random choices.
+        initial: the folder of a run whose best weights are the first ones (fine-tuning); None: random weights.
 
     Raises:
         ValueError: a number is out of range, or `labels` are empty in automatic mode.
@@ -87,13 +103,18 @@ class Config:
     precision: Precision = "float32"
     accumulate: int = 1
     seed: int = 0
+    initial: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("channels", "sets_per_batch", "steps", "interval", "patience", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate = {self.learning_rate}: expected a number above 0")
+        for name, maximum in MAXIMUM.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and not 1 <= number <= maximum:
+                    raise ValueError(f"{name} = {value}: expected from 1 to {maximum}")
+        if self.set_sizes is not None and self.set_sizes[0] > self.set_sizes[1]:
+            raise ValueError(f"set_sizes = {self.set_sizes}: expected (min, max) with min <= max")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate = {self.learning_rate}: expected a finite number above 0")
         if self.mode == "automatic" and not self.labels:
             raise ValueError("labels are empty: expected the name of each value in the masks")
 
@@ -173,42 +194,33 @@ class Run:
             device: where the network goes.
 
         Raises:
-            ValueError: `folder` is not the folder of a run, or the run has not saved weights yet.
+            ValueError: `folder` is not the folder of a run, the run has not saved weights yet, or they cannot be used.
         """
         config = Config.read(folder)
         if not (folder / "best.pt").is_file():
             raise ValueError(f"{folder}: no best.pt in it, expected a run with at least one validation")
         network = config.new_network()
-        network.load_state_dict(load_checkpoint(folder / "best.pt", device)["network"])
+        load_weights(network, folder / "best.pt", device)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(folder, config, network.eval())
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint completely or not at all.
+def load_weights(network: SetNetwork, file: Path, device: torch.device | str) -> None:
+    """Loads the weights of a checkpoint.
 
     Args:
-        path: the file.
-        state: tensors and plain values.
-    """
-    with replacing(path) as partial:
-        torch.save(state, partial)
-
-
-def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
-    """Reads a checkpoint: only tensors and plain values, without running code.
-
-    Args:
-        path: the file.
-        device: where the tensors go.
+        network: takes the weights.
+        file: the checkpoint, such as best.pt.
+        device: where it is read to.
 
     Raises:
-        ValueError: the file is broken.
+        ValueError: the checkpoint cannot be used, or is not of such a network.
     """
+    weights = load_checkpoint(file, device)["network"]
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # zip and pickle decoders raise anything
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({type(error).__name__})") from error
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: does not fit the network ({' '.join(str(error).split())[:300]})") from error
 
 
 def common_config(runs: Sequence[Run]) -> Config:

@@ -21,11 +21,13 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from .checkpoints import load_checkpoint, save_checkpoint
 from .data import Batch
+from .folder_lock import locked
 from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
-from .runs import Config, load_checkpoint, save_checkpoint
+from .runs import Config, load_weights
 from .seeding import seed_of
 from .training_log import TrainingLog
 
@@ -141,17 +143,24 @@ class Training:
             "samples": self.samples,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continues from the state of a checkpoint.
+    def load(self, file: Path) -> None:
+        """Continues from a checkpoint.
 
         Args:
-            state: as from `state`.
+            file: with a state as from `state`.
+
+        Raises:
+            ValueError: the checkpoint cannot be used, or is not of this network.
         """
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
-        self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+        state = load_checkpoint(file, self.device)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
+            self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"{file}: does not fit the training ({' '.join(str(error).split())[:300]})") from error
 
     def _loss(self, batch: Batch) -> Tensor:
         moved = batch.to(self.device, non_blocking=True)
@@ -177,8 +186,9 @@ def train(
 ) -> Training:
     """Trains a network, from the start or from the folder's last checkpoint, to the last step or early stopping.
 
-    The folder then holds the files that `runs` lists. A training that is killed at any time and called again ends with
-    the same bits as one that is not interrupted (on a GPU: with torch's deterministic algorithms).
+    The folder then holds the files that `runs` lists. Only one process at a time can train in it. A training that is
+    killed at any time and called again ends with the same bits as one that is not interrupted (on a GPU: with torch's
+    deterministic algorithms).
 
     Args:
         folder: of the run.
@@ -194,19 +204,35 @@ def train(
         The finished training.
 
     Raises:
-        ValueError: the folder holds a run with another config or a broken checkpoint, or there are no validation
-            batches.
+        ValueError: the folder holds a run with another config or a checkpoint that cannot be used, another process
+            trains in it, there are no validation batches, or the initial weights do not fit.
         FloatingPointError: the loss is not finite.
+        OSError: a file cannot be written. What was saved before is kept.
         KeyboardInterrupt: `interrupted` returned True.
     """
     if not validation:
         raise ValueError("no validation batches: expected at least one")
+    with locked(folder):
+        return _train(folder, config, batches, validation, torch.device(device), workers, interrupted)
+
+
+def _train(
+    folder: Path,
+    config: Config,
+    batches: Batches,
+    validation: Sequence[Batch],
+    device: torch.device,
+    workers: int,
+    interrupted: Callable[[], bool],
+) -> Training:
     training = Training(config, device)
     if (folder / "config.json").exists() and Config.read(folder) != config:
         raise ValueError(f"{folder}: holds a run with another config, expected a new folder or the same config")
     config.write(folder)
     if (folder / "last.pt").exists():
-        training.load(load_checkpoint(folder / "last.pt", training.device))
+        training.load(folder / "last.pt")
+    elif config.initial is not None:
+        load_weights(training.network, Path(config.initial) / "best.pt", training.device)
     loader: DataLoader[Batch] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
@@ -250,6 +276,11 @@ def _finish_interval(
         )
     rate = training.optimizer.param_groups[0]["lr"]
     validation_loss, validation_dice = training.validate(validation)
+    if not math.isfinite(validation_loss):
+        raise FloatingPointError(
+            f"{folder}: the validation loss is {validation_loss} at step {training.step}; a lower learning rate may"
+            " help"
+        )
     values = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
     row = dict(zip(COLUMNS, (training.step, *values), strict=True))
     log.append(row)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from interconv_seg import data, evaluation, inference, preparation, reports, runs, training
+from interconv_seg.checkpoints import load_checkpoint
 from interconv_seg.cli import doctor, main
 from PIL import Image
 
@@ -212,6 +213,41 @@ def test_a_run_keeps_its_split(work, tmp_path, capsys):
     assert "--validation" in says(capsys, 2, "train", *task, "--out", tmp_path / "r2", "--validation", work / "scans")
 
 
+def test_resume_extends_and_says_what_differs(work, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s")
+    task = ["--mode", "automatic", "--data", tmp_path / "s", *TINY]
+    says(capsys, 0, "train", *task, "--steps", "2", "--out", tmp_path / "runs")
+    resume = ["train", "--resume", tmp_path / "runs/seed0", "--device", "cpu"]
+    message = says(capsys, 2, *resume, "--steps", "4", "--learning-rate", "0.5")
+    assert "--steps 4 (the run has 2), --learning-rate 0.5 (the run has 0.001); --extend" in message
+    says(capsys, 0, *resume, "--steps", "2", "--data", tmp_path / "s")
+    assert "ended at step 4" in says(capsys, 0, *resume, "--extend", "2")
+    assert "--extend: expected --resume" in says(capsys, 2, "train", *task, "--extend", "2", "--out", tmp_path / "r")
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "s/p2_1.png")
+    message = says(capsys, 2, *resume, "--extend", "2")
+    assert "its data are not those it began with (1 changed, such as s/p2/p2_1)" in message
+
+
+def test_fine_tune_takes_the_network_of_the_run(work, tmp_path, capsys):
+    task = ["--mode", "automatic", "--data", work / "scans", "--size", "16x16", "--device", "cpu", "--steps", "1"]
+    tune = ["train", *task, "--fine-tune", work / "ours/seed0", "--out"]
+    says(capsys, 0, *tune, tmp_path / "runs")
+    config = json.loads((tmp_path / "runs/seed0/config.json").read_text())
+    assert (config["network"], config["features"], config["interconv"]) == ("simpleunet", 2, "replace")
+    assert config["initial"] == str(work / "ours/seed0")
+    assert "does not fit the network" in says(capsys, 2, *tune, tmp_path / "other", "--features", "3")
+
+
+def test_out_of_memory_is_one_line(work, tmp_path, capsys, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(training.Training, "run_step", fail)
+    task = ["--mode", "automatic", "--data", work / "scans", *TINY, "--steps", "1", "--out", tmp_path / "runs"]
+    assert "out of memory" in says(capsys, 1, "train", *task)
+
+
 def test_segment_never_replaces_what_it_reads(work, tmp_path, capsys):
     (tmp_path / "s").mkdir()
     write_subjects(tmp_path / "s", count=2)
@@ -342,7 +378,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):
     assert child.returncode == 130, err
     assert f"interconv train --resume {tmp_path}/seed0" in err
     assert "Traceback" not in err
-    reached = torch.load(tmp_path / "seed0/last.pt")["step"]
+    reached = load_checkpoint(tmp_path / "seed0/last.pt", "cpu")["step"]
     assert 10 <= reached < 100
     out = says(capsys, 0, "train", "--resume", tmp_path / "seed0", "--device", "cpu")
     assert "ended at step 100 (the last step)" in out

@@ -181,7 +181,7 @@ def test_sets_csv_with_several_channels(tmp_path, save):
 def test_nothing_to_read(tmp_path):
     refused(tmp_path, "no images")
     refused(tmp_path / "nowhere", "nowhere")
-    refused(tmp_path / "nowhere.npz", "nowhere.npz", "No such file")
+    refused(tmp_path / "nowhere.npz", "nowhere.npz", "no such file")
 
 
 # .npz

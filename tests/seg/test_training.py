@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from interconv_seg import training
+from interconv_seg.checkpoints import load_checkpoint, save_checkpoint
 from interconv_seg.data import Group, Sample, SetBatches, collate
 from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run, common_config, load_checkpoint
+from interconv_seg.runs import Config, Run, common_config
 from interconv_seg.training import Training, train
 
 CONFIG = Config(
@@ -253,11 +255,102 @@ def test_broken_runs_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"sets_per_batch": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"labels": {}}, {"accumulate": 0}],
+    [
+        {"sets_per_batch": 0},
+        {"sets_per_batch": 10**6},
+        {"steps": 10**12},
+        {"size": (16, 100_000)},
+        {"features": -1},
+        {"features": (4, 10**6)},
+        {"set_sizes": (3, 2)},
+        {"set_sizes": (0, 2)},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"labels": {}},
+        {"accumulate": 0},
+    ],
 )
 def test_a_config_is_checked(change):
     with pytest.raises(ValueError, match="expected"):
         replace(CONFIG, **change)
+
+
+def test_every_changed_byte_of_a_checkpoint_is_noticed(tmp_path):
+    train_discs(tmp_path / "run", replace(CONFIG, steps=1))
+    file = tmp_path / "run/best.pt"
+    whole = file.read_bytes()
+    before = load_checkpoint(file, "cpu")
+    for position in range(0, len(whole), max(1, len(whole) // 200)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        with suppress(ValueError):  # none where the byte is padding of the archive
+            torch.testing.assert_close(load_checkpoint(file, "cpu"), before, rtol=0, atol=0)
+    values = torch.arange(4.0)
+    save_checkpoint(file, {"network": {"w": values}})
+    flipped = file.read_bytes().replace(values.numpy().tobytes(), torch.tensor([0.0, 1, 2, 3.0001]).numpy().tobytes())
+    file.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"best\.pt: (has changed|cannot be read)"):
+        load_checkpoint(file, "cpu")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    save_checkpoint(tmp_path / "best.pt", {"network": {"w": torch.tensor([1.0, value])}})
+    with pytest.raises(ValueError, match=r"best\.pt: w holds values that are not finite"):
+        load_checkpoint(tmp_path / "best.pt", "cpu")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    train_discs(tmp_path, replace(CONFIG, steps=1))
+    replace(CONFIG, features=4).write(tmp_path)
+    with pytest.raises(ValueError, match=r"best\.pt: does not fit the network"):
+        Run.open(tmp_path)
+    with pytest.raises(ValueError, match=r"last\.pt: does not fit the training"):
+        train_discs(tmp_path, replace(CONFIG, features=4))
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    train_discs(tmp_path, replace(CONFIG, steps=3))
+    before = (tmp_path / "last.pt").read_bytes()
+    config = replace(CONFIG, steps=6)
+    config.write(tmp_path)
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"\.pt: cannot be written .*is the disk full"):
+        train_discs(tmp_path, config)
+    monkeypatch.undo()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".partial*"))
+    assert train_discs(tmp_path, config).step == 6
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from interconv_seg.folder_lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(ValueError, match=rf"process {other.pid} on .* trains in it"):
+        train_discs(tmp_path)
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    train_discs(tmp_path, replace(CONFIG, steps=1))
+
+
+def test_fine_tuning_starts_from_the_best_weights(tmp_path):
+    train_discs(tmp_path / "first", replace(CONFIG, steps=3))
+    best = load_checkpoint(tmp_path / "first/best.pt", "cpu")["network"]
+    config = replace(CONFIG, initial=str(tmp_path / "first"), learning_rate=1e-12, steps=1, seed=5)
+    tuned = train_discs(tmp_path / "second", config).network.state_dict()
+    torch.testing.assert_close(dict(tuned), dict(best), rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="does not fit the network"):
+        train_discs(tmp_path / "third", replace(config, features=4))
 
 
 def test_runs_that_do_not_fit_together(tmp_path):

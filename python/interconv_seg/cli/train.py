@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,15 @@ def add(subparsers: Any) -> None:
     parser = add_command(subparsers, "train", run, "train a network, once for each seed, or resume runs", EXAMPLE)
     parser.add_argument(
         "--resume", metavar="RUN", nargs="+", type=Path, help="resume these runs; only the execution options apply"
+    )
+    parser.add_argument(
+        "--extend", metavar="STEPS", type=positive_int, help="with --resume: train for this many steps more"
+    )
+    parser.add_argument(
+        "--fine-tune",
+        metavar="RUN",
+        type=Path,
+        help="start from the best weights of this run, and take its network unless another is given",
     )
     task = parser.add_argument_group("task")
     task.add_argument("--mode", choices=("interactive", "automatic"), help="binary from prompts, or into classes")
@@ -55,14 +64,11 @@ def add(subparsers: Any) -> None:
     add_grouping(task)
     add_split(task)
     network = parser.add_argument_group("network")
-    network.add_argument(
-        "--network", default="simpleunet-60K", help="a name that `interconv models` lists (default: %(default)s)"
-    )
+    network.add_argument("--network", help="a name that `interconv models` lists (default: simpleunet-60K)")
     network.add_argument(
         "--interconv",
         choices=("replace", "append", "none"),
-        default="replace",
-        help="placement of InterConv; none: the baseline (default: %(default)s)",
+        help="placement of InterConv; none: the baseline (default: replace)",
     )
     network.add_argument(
         "--features",
@@ -134,19 +140,20 @@ def run(args: argparse.Namespace) -> int:
         missing = [name for name in ("mode", "data", "out") if getattr(args, name) is None]
         if missing:
             args.parser.error(f"expected --{', --'.join(missing)} (or --resume)")
-    if args.split is not None and (args.validation or args.resume):
-        args.parser.error("--split: expected neither --validation nor --resume with it")
+    if args.split is not None and args.validation:
+        args.parser.error("--split: expected no --validation with it")
+    if args.extend is not None and args.resume is None:
+        args.parser.error("--extend: expected --resume with it")
     import torch
 
     from ..data import Split
-    from ..runs import Config
 
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it
         torch.use_deterministic_algorithms(True)
     device = device_of(args)
     if args.resume is not None:
-        runs = [(folder, Config.read(folder)) for folder in args.resume]
+        runs = [(folder, _resumed(args, folder)) for folder in args.resume]
     else:
         runs = [(args.out / f"seed{seed}", _config(args, seed)) for seed in args.seeds]
         for folder, _ in runs:
@@ -161,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int) -> None:
     """Trains or resumes one run."""
     from ..data import Split, read
-    from ..preparation import check_disjoint, load_groups, training_batches, validation_batches
+    from ..preparation import check_disjoint, check_unchanged, load_groups, training_batches, validation_batches
     from ..training import train
 
     if config.validation_data:
@@ -175,6 +182,7 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
         split = Split.read(folder / "split.json")
         groups = load_groups(config, config.data, "train", 1, split)
         held_out = load_groups(config, config.data, "validation", 1, split)
+    check_unchanged(folder, [*groups, *held_out])
     print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
     with _ctrl_c() as pressed:
         try:
@@ -194,16 +202,60 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
     print(f"{folder}: ended at step {training.step} ({reason}); {best}")
 
 
+def _resumed(args: argparse.Namespace, folder: Path) -> Config:
+    """The config of a run to resume, extended if that was asked for.
+
+    Raises:
+        ValueError: an option was given that differs from the run.
+    """
+    from ..runs import Config
+
+    config = Config.read(folder)
+    own = {"resume", "extend", "device", "workers", "deterministic", "parser", "run"}
+    known: dict[str, Any] = {
+        **{entry.name: getattr(config, entry.name) for entry in fields(Config)},
+        "data": list(config.data),
+        "interconv": config.interconv or "none",
+        "size": config.size or "stored",
+        "set_sizes": config.set_sizes or "all",
+    }
+    differing = []
+    for name, value in vars(args).items():
+        if name in own or value == args.parser.get_default(name):
+            continue
+        given = [str(Path(path).resolve()) for path in value] if name == "data" else value
+        if given != known.get(name):
+            differing.append(f"--{name.replace('_', '-')} {value} (the run has {known.get(name, 'no such entry')})")
+    if differing:
+        raise ValueError(f"{folder}: cannot be resumed with {', '.join(differing)}; --extend trains it for longer")
+    if args.extend is not None:
+        config = replace(config, steps=config.steps + args.extend)
+        config.write(folder)
+    return config
+
+
 def _config(args: argparse.Namespace, seed: int) -> Config:
     from ..preparation import labels_of
     from ..runs import Config
+
+    network: Any = {"network": "simpleunet-60K", "interconv": "replace", "features": None}
+    if args.fine_tune is not None:
+        tuned = Config.read(args.fine_tune)
+        network = {name: getattr(tuned, name) for name in network}
+    for name, value in (("network", args.network), ("interconv", args.interconv), ("features", args.features)):
+        if value is not None:
+            network[name] = value
+    if isinstance(network["features"], list):
+        network["features"] = network["features"][0] if len(network["features"]) == 1 else tuple(network["features"])
+    if network["interconv"] == "none":
+        network["interconv"] = None
 
     set_sizes: Any = args.set_sizes or ((1, 8) if args.mode == "interactive" else "all")
     # All options that have the name of a field; the fields below differ from their options.
     values = {entry.name: getattr(args, entry.name) for entry in fields(Config) if hasattr(args, entry.name)}
     values |= {
-        "interconv": None if args.interconv == "none" else args.interconv,
-        "features": args.features and (args.features[0] if len(args.features) == 1 else tuple(args.features)),
+        **network,
+        "initial": None if args.fine_tune is None else str(args.fine_tune.resolve()),
         "labels": labels_of(args.data, args.axis) if args.mode == "automatic" else {},
         "data": tuple(str(Path(path).resolve()) for path in args.data),
         "validation_data": tuple(str(Path(path).resolve()) for path in args.validation),
