@@ -22,12 +22,12 @@ from .data import (
     Sample,
     SetBatches,
     Split,
-    by_subject,
-    by_task,
     collate,
     geometry,
+    group_samples,
     intensity,
     read,
+    select_slices,
 )
 from .data.files import IGNORED
 from .data.nifti import Axis
@@ -87,13 +87,13 @@ def load_groups(
     min_images: int = MIN_TASK_IMAGES,
     split: Split | None = None,
 ) -> list[Group]:
-    """Reads data sets and groups their samples by task (interactive mode) or by subject (automatic mode).
+    """Reads data sets and groups their samples by the rule of a run, in interactive mode for each label on its own.
 
     Args:
         config: says how to read them. Class indices follow its labels.
         paths: of the data sets, as in `data.read`.
         part: of their subjects; None: all.
-        min_images: tasks with fewer images are left out (interactive mode).
+        min_images: groups with fewer images are left out (interactive mode).
         split: the subjects of each part; None, or for a data set that it does not have: `Split.of`.
 
     Raises:
@@ -103,16 +103,16 @@ def load_groups(
     """
     groups: list[Group] = []
     for path in paths:
-        collection = read(path, config.axis, config.group_regex)
+        collection = select_slices(read(path, config.axis, config.group_regex), config.slices)
         if part is not None:
             known = split is not None and collection.name in split.parts
             collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
         samples = collection.load(config.size, config.channels)
         if config.mode == "interactive":
-            groups += by_task(samples, collection.labels, min_images)
+            groups += group_samples(samples, config.rule, collection.labels, min_images, config.one_per_subject)
         else:
-            subjects = by_subject(to_classes(samples, config, collection))
-            groups += [group for group in subjects if _is_labelled(group)]
+            found = group_samples(to_classes(samples, config, collection), config.rule)
+            groups += [group for group in found if _is_labelled(group)]
     repeated = len(groups) - len({group.name for group in groups})
     if repeated:
         raise DataError(f"{', '.join(paths)}: {repeated} groups have the name of another, expected unique names")

@@ -24,6 +24,8 @@ from interconv_kernels._files import write_text
 
 from .checkpoints import load_checkpoint
 from .data.nifti import AXES, Axis
+from .data.sets import SetRule
+from .data.slices import check_slices
 from .networks import SetNetwork, build
 from .networks.registry import Features, Placement
 from .seeding import seed_of
@@ -76,6 +78,10 @@ class Config:
             the gradient.
         seed: of the weights, the batches and all other random choices.
         initial: the folder of a run whose best weights are the first ones (fine-tuning); None: random weights.
+        sets_of: which images may form a set (`data.group_samples`); None: those of a task in interactive mode, those of
+            a subject in automatic mode.
+        one_per_subject: in interactive mode, of each subject only the image with the largest area of the label.
+        slices: which slices of volumes are used (`data.select_slices`).
 
     Raises:
         ValueError: a number is out of range, or `labels` are empty in automatic mode.
@@ -104,6 +110,9 @@ class Config:
     accumulate: int = 1
     seed: int = 0
     initial: str | None = None
+    sets_of: SetRule | None = None
+    one_per_subject: bool = False
+    slices: str = "all"
 
     def __post_init__(self) -> None:
         for name, maximum in MAXIMUM.items():
@@ -115,8 +124,14 @@ class Config:
             raise ValueError(f"set_sizes = {self.set_sizes}: expected (min, max) with min <= max")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate = {self.learning_rate}: expected a finite number above 0")
+        check_slices(self.slices)
         if self.mode == "automatic" and not self.labels:
             raise ValueError("labels are empty: expected the name of each value in the masks")
+
+    @property
+    def rule(self) -> SetRule:
+        """Which images may form a set."""
+        return self.sets_of or ("task" if self.mode == "interactive" else "subject")
 
     @property
     def classes(self) -> int:

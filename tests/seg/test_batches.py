@@ -54,7 +54,7 @@ def test_seeds_are_the_same_everywhere():
 
 def test_groups_by_subject():
     samples = [sample("1", "anna"), sample("2", "bert"), sample("3", "anna", task="u"), sample("4", "anna")]
-    groups = data.by_subject(samples)
+    groups = data.group_samples(samples, "subject")
     assert [(g.name, [s.name for s in g.samples]) for g in groups] == [
         ("t/anna", ["1", "4"]),
         ("t/bert", ["2"]),
@@ -67,17 +67,25 @@ def test_groups_by_task():
     samples = [sample(str(i), labels=(1, 2) if i < 3 else (2,)) for i in range(5)]
     samples += [sample("x", task="u", labels=(1,)), sample("y", labels=()), sample("z", labels=None)]
     names = {1: "grey", 2: "white", 3: "never"}
-    groups = {group.name: group for group in data.by_task(samples, names, min_images=1)}
+    groups = {group.name: group for group in data.group_samples(samples, "task", names)}
     assert {name: [s.name for s in group.samples] for name, group in groups.items()} == {
         "t/grey": ["0", "1", "2"],
         "t/white": ["0", "1", "2", "3", "4"],
         "u/grey": ["x"],
     }
-    assert [group.name for group in data.by_task(samples, names, min_images=4)] == ["t/white"]
-    assert data.by_task(samples, names) == []  # the paper's tasks have at least 8
+    assert [group.name for group in data.group_samples(samples, "task", names, min_images=4)] == ["t/white"]
+    assert data.group_samples(samples, "task", names, min_images=8) == []
     batch = data.collate([groups["t/white"], groups["t/grey"]])
     assert torch.equal(batch.masks[0], (samples[0].mask == 2).long())
     assert torch.equal(batch.masks[5], (samples[0].mask == 1).long())
+
+
+def test_groups_of_a_whole_data_set():
+    samples = [sample("1", "anna", task="d/axial"), sample("2", "bert", task="d/coronal"), sample("3", task="e")]
+    groups = data.group_samples(samples, "all")
+    assert [(group.name, [s.name for s in group.samples]) for group in groups] == [("d", ["1", "2"]), ("e", ["3"])]
+    subjects = data.group_samples(samples, "subject", {2: "white"})
+    assert [group.name for group in subjects] == ["d/axial/anna/white", "d/coronal/bert/white", "e/s/white"]
 
 
 def test_one_image_of_each_subject():
@@ -88,10 +96,10 @@ def test_one_image_of_each_subject():
         slices[subject % 3].mask[0] = 1
         slices[(subject + 1) % 3].mask[0] = 2
         samples += slices
-    grey, white = data.by_task(samples, {1: "grey", 2: "white"}, one_per_subject=True)
+    grey, white = data.group_samples(samples, "task", {1: "grey", 2: "white"}, 8, one_per_subject=True)
     assert [s.name for s in grey.samples] == [f"{i}/{i % 3}" for i in range(9)]
     assert [s.name for s in white.samples] == [f"{i}/{(i + 1) % 3}" for i in range(9)]
-    assert data.by_task(samples, {1: "grey"}, min_images=10, one_per_subject=True) == []
+    assert data.group_samples(samples, "task", {1: "grey"}, min_images=10, one_per_subject=True) == []
 
 
 def test_parts():

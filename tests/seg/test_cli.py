@@ -139,7 +139,7 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
     Image.fromarray(random.integers(0, 255, (9, 40), dtype=np.uint8)).save(data / "c.png")
     runs = [work / "ours/seed0", work / "ours/seed1"]
     out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "masks")
-    assert "6 images in 1 sets: 3 masks" in out
+    assert "6 images in 1 set (subject): 3 masks" in out
     for name, shape in (("a", (18, 30, 3)), ("b", (33, 21, 2))):
         mask = nib.load(tmp_path / f"masks/{name}.nii.gz")
         assert mask.shape == shape
@@ -169,6 +169,34 @@ def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
         seen.clear()
         data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / maximum]
         says(capsys, 0, "segment", work / "ours/seed0", *data)
+        assert seen == lengths
+
+
+def test_segment_follows_the_rule_of_the_run(work, tmp_path, monkeypatch, capsys):
+    from interconv_seg.inference import Ensemble
+
+    seen = []
+    probabilities = Ensemble.probabilities
+    monkeypatch.setattr(
+        Ensemble, "probabilities", lambda self, batch: seen.append(batch.sets.lengths) or probabilities(self, batch)
+    )
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s", count=2)  # 2 + 3 images
+    (tmp_path / "prompts").mkdir()
+    Image.fromarray(np.eye(20, 24, dtype=np.uint8)).save(tmp_path / "prompts/p0_1.png")
+    for run, options, lengths, said in (
+        ("ours", [], [(2,), (3,)], "5 images in 2 sets (subject): 5 masks"),
+        ("ours", ["--sets-of", "all"], [(5,)], "5 images in 1 set (all): 5 masks"),
+        (
+            "clicks",
+            ["--prompts", tmp_path / "prompts"],
+            [(3,), (2,)],
+            "1 set (task), at most 3 together",
+        ),
+    ):
+        seen.clear()
+        segment = ["segment", work / run / "seed0", "--data", tmp_path / "s", "--overwrite", "--out", tmp_path / "m"]
+        assert said in says(capsys, 0, *segment, *options)
         assert seen == lengths
 
 

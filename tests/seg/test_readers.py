@@ -279,5 +279,5 @@ def test_real_images():
         collection = data.read(file)
         samples = collection.load(channels=1)
         assert {sample.image.shape for sample in samples} == {samples[0].image.shape}
-        assert data.by_task(samples, collection.labels)
-        assert data.by_subject(samples)
+        assert data.group_samples(samples, "task", collection.labels)
+        assert data.group_samples(samples, "subject")

@@ -58,6 +58,20 @@ def add_grouping(parser: Any) -> None:
     )
 
 
+def add_sets_of(parser: Any, default: str) -> None:
+    """Adds --sets-of.
+
+    Args:
+        parser: of a command, or an argument group.
+        default: as the help says it.
+    """
+    parser.add_argument(
+        "--sets-of",
+        choices=("subject", "task", "all"),
+        help=f"which images form a set: those of a subject, of a task, or all (default: {default})",
+    )
+
+
 def add_split(parser: Any) -> None:
     """Adds --split.
 

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_grouping, add_split, device_of, positive_int
+from .options import add_command, add_data, add_device, add_grouping, add_sets_of, add_split, device_of, positive_int
 
 if TYPE_CHECKING:
     from ..data import Split
@@ -61,7 +61,19 @@ def add(subparsers: Any) -> None:
         default="axial",
         help="anatomical plane of the slices of volumes (default: %(default)s)",
     )
+    task.add_argument(
+        "--slices",
+        metavar="WHICH",
+        default="all",
+        help="slices of volumes: all, middle, largest (with most labelled pixels) or every:N (default: %(default)s)",
+    )
     add_grouping(task)
+    add_sets_of(task, "a task in interactive mode, a subject in automatic mode")
+    task.add_argument(
+        "--one-per-subject",
+        action="store_true",
+        help="interactive mode: of each subject only the image with the largest area of the label",
+    )
     add_split(task)
     network = parser.add_argument_group("network")
     network.add_argument("--network", help="a name that `interconv models` lists (default: simpleunet-60K)")

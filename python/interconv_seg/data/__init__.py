@@ -5,7 +5,8 @@ from .outputs import check_outputs, write_masks
 from .prompt_files import prompt_files, read_prompts
 from .readers import read, read_folder, read_nnunet, read_npz
 from .scans import Collection, Sample, Scan, unit_range
-from .sets import Batch, Group, SetBatches, by_subject, by_task, collate
+from .sets import Batch, Group, SetBatches, SetRule, collate, group_samples
+from .slices import select_slices
 from .subjects import Part, Split
 from .transforms import Augmentation, geometry, intensity
 
@@ -19,12 +20,12 @@ __all__ = [
     "Sample",
     "Scan",
     "SetBatches",
+    "SetRule",
     "Split",
-    "by_subject",
-    "by_task",
     "check_outputs",
     "collate",
     "geometry",
+    "group_samples",
     "intensity",
     "prompt_files",
     "read",
@@ -32,6 +33,7 @@ __all__ = [
     "read_nnunet",
     "read_npz",
     "read_prompts",
+    "select_slices",
     "unit_range",
     "write_masks",
 ]

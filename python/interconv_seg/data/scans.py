@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 import numpy as np
 import torch
@@ -154,12 +155,18 @@ class Collection:
         """
         return [scan.load(size, channels) for scan in self.scans]
 
-    def sets(self) -> list[list[Scan]]:
-        """The scans of each subject, subjects in order of their names: the sets to segment."""
-        subjects: dict[str, list[Scan]] = {}
-        for scan in sorted(self.scans, key=lambda scan: scan.subject):
-            subjects.setdefault(scan.subject, []).append(scan)
-        return list(subjects.values())
+    def sets(self, rule: Literal["subject", "task", "all"] = "subject") -> list[list[Scan]]:
+        """The sets to segment, in order of their names.
+
+        Args:
+            rule: the scans of each subject, of each task, or all, as in `group_samples`.
+        """
+        if rule == "all":
+            return [list(self.scans)]
+        sets: dict[str, list[Scan]] = {}
+        for scan in sorted(self.scans, key=lambda scan: getattr(scan, rule)):
+            sets.setdefault(getattr(scan, rule), []).append(scan)
+        return list(sets.values())
 
 
 def unit_range(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .errors import DataError
 from .files import IGNORED
 from .scans import Sample
 
+SetRule: TypeAlias = Literal["subject", "task", "all"]
 # (images [K,C,H,W], masks [K,H,W] or None, seed) -> (images, masks); called once per set
 SetTransform: TypeAlias = Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | None]]
 # (masks bool [N,H,W], one seed per mask) -> prompts [N,2,H,W]
@@ -57,36 +58,44 @@ class Group:
         return (stacked == self.label).to(stacked.dtype).masked_fill(stacked == IGNORED, IGNORED)
 
 
-def by_subject(samples: Iterable[Sample]) -> list[Group]:
-    """One group for each subject of each task, with all its scans (section 4.2)."""
-    return [Group("/".join(name), scans) for name, scans in _grouped(samples, lambda s: (s.task, s.subject))]
-
-
-def by_task(
-    samples: Iterable[Sample], labels: Mapping[int, str], min_images: int = 8, one_per_subject: bool = False
+def group_samples(
+    samples: Iterable[Sample],
+    rule: SetRule,
+    labels: Mapping[int, str] | None = None,
+    min_images: int = 1,
+    one_per_subject: bool = False,
 ) -> list[Group]:
-    """One group for each task, which is a dataset x modality x axis x label (section 4.1).
-
-    A group holds the samples whose masks contain the label.
+    """Groups samples that may form a set.
 
     Args:
         samples: of any tasks.
-        labels: the name of each class index, without the background.
-        min_images: tasks with fewer samples are left out, as in the paper's evaluation.
-        one_per_subject: keep only one sample of each subject, that with the largest area of the label (the paper's
-            choice among the slices of a volume, appendix).
+        rule: "subject", the samples of each subject of each task (section 4.2: all scans of a subject); "task", those
+            of each data set, modality and axis (section 4.1); "all", those of each data set.
+        labels: the name of each class index, without the background: a binary group for each label (section 4.1), of
+            the samples whose masks contain it. None: groups of all classes.
+        min_images: groups with fewer samples are left out (8 in the paper's evaluation of tasks).
+        one_per_subject: with labels, keep only one sample of each subject, that with the largest area of the label (the
+            paper's choice among the slices of a volume, appendix).
     """
+    keys: dict[SetRule, Callable[[Sample], tuple[str, ...]]] = {
+        "subject": lambda sample: (sample.task, sample.subject),
+        "task": lambda sample: (sample.task,),
+        "all": lambda sample: (sample.task.split("/")[0],),
+    }
     groups = []
-    for (task,), scans in _grouped(samples, lambda s: (s.task,)):
-        for label, name in labels.items():
-            areas = {s: int((s.mask == label).sum()) for s in scans if s.mask is not None}
+    for key, members in _grouped(samples, keys[rule]):
+        name = "/".join(key)
+        if labels is None:
+            groups.append(Group(name, members))
+            continue
+        for label, label_name in labels.items():
+            areas = {s: int((s.mask == label).sum()) for s in members if s.mask is not None}
             labelled = [s for s, area in areas.items() if area > 0]
             if one_per_subject:
-                subjects = _grouped(labelled, lambda s: (s.subject,))
+                subjects = _grouped(labelled, lambda s: (s.task, s.subject))
                 labelled = [max(slices, key=areas.__getitem__) for _, slices in subjects]
-            if len(labelled) >= max(min_images, 1):
-                groups.append(Group(f"{task}/{name}", tuple(labelled), label))
-    return groups
+            groups.append(Group(f"{name}/{label_name}", tuple(labelled), label))
+    return [group for group in groups if len(group.samples) >= max(min_images, 1)]
 
 
 @dataclass(frozen=True, eq=False)
