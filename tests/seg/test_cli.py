@@ -152,7 +152,7 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
     says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set-size", "1")
     (data / "sets.csv").write_text("set,image\nx,a.nii.gz\ny,b.nii.gz\n")
     out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "sets")
-    assert "5 images in 2 sets: 2 masks" in out
+    assert "5 images in 2 sets (subject): 2 masks" in out
 
 
 def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
