@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import Config
 from .data import Batch, DataError, Group, Sample, Scan, collate
-from .runs import Config, Run, common_config
+from .runs import Run, common_config
 
 
 def class_probabilities(logits: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from interconv_kernels._files import write_text
 
 from .checkpoints import digest
+from .config import Config
 from .data import (
-    Augmentation,
+    AUGMENTATIONS,
     Batch,
     Collection,
     DataError,
@@ -23,16 +25,13 @@ from .data import (
     SetBatches,
     Split,
     collate,
-    geometry,
     group_samples,
-    intensity,
     read,
     select_slices,
 )
 from .data.files import IGNORED
 from .data.nifti import Axis
 from .prompts import draw_prompts
-from .runs import Config
 from .seeding import seed_of
 
 MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
@@ -200,12 +199,12 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         groups: to sample sets from.
     """
     transform = None
-    if config.augment:
-        aligned = config.mode == "automatic"
-        transform = Augmentation(geometry() if aligned else [], intensity() if aligned else geometry() + intensity())
-    prompts = draw_prompts if config.mode == "interactive" else None
+    if config.augmentation != "none":
+        transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
+    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
     seed = seed_of(config.seed, "training")
-    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed)
+    some = config.prompted == "some"
+    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
 
 
 def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
@@ -217,9 +216,11 @@ def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
         config: of the run.
         groups: of the validation data.
     """
-    prompts = draw_prompts if config.mode == "interactive" else None
+    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
+    some = config.prompted == "some"
     sets = list(groups)
     if config.set_sizes is not None:
         sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
     batches = range(0, len(sets), config.sets_per_batch)
-    return [collate(sets[first : first + config.sets_per_batch], prompts=prompts) for first in batches]
+    parts = [sets[first : first + config.sets_per_batch] for first in batches]
+    return [collate(part, prompts=prompts, prompt_some=some) for part in parts]

@@ -1,4 +1,4 @@
-"""Training: Adam, validation, early stopping, mixed precision, and checkpoints that resume with the same bits.
+"""Training: optimization, validation, early stopping, mixed precision, and checkpoints that resume with the same bits.
 
 All randomness of a step, and its learning rate, are functions of the config and the step. So a checkpoint holds neither
 a random state nor the state of a schedule.
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,15 +23,18 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from .checkpoints import load_checkpoint, save_checkpoint
+from .config import FILE, Config
 from .data import Batch
 from .folder_lock import locked
 from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
-from .runs import Config, load_weights
+from .runs import load_weights
 from .seeding import seed_of
 from .training_log import TrainingLog
 
+POLY_EXPONENT = 0.9  # as in nnU-Net
+NNUNET_MOMENTUM = 0.99
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COLUMNS = (
     "step",
@@ -74,14 +78,18 @@ class Training:
         self.network = config.new_network()
         # channels_last is the faster format for InterConv2d and for cuDNN.
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.optimizer = _optimizer(config, self.network)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.loss_function = interactive_loss if config.mode == "interactive" else automatic_loss
+        self.loss_function: Callable[..., Tensor] = automatic_loss
+        if config.mode == "interactive":
+            self.loss_function = partial(
+                interactive_loss, focal_gamma=config.focal_gamma, squared_dice=config.squared_dice
+            )
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
         self.loss_sum, self.samples = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def run_step(self, batch: Batch) -> None:
-        """One step of Adam on a batch, which passes through the network in `config.accumulate` parts.
+        """One step of the optimizer on a batch, which passes through the network in `config.accumulate` parts.
 
         Args:
             batch: with masks, on any device.
@@ -97,6 +105,9 @@ class Training:
             self.scaler.scale(loss).backward()
             self.loss_sum += loss.detach().double() * len(batch.groups)
             self.samples += len(part.images)
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -104,9 +115,13 @@ class Training:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        if self.config.schedule == "constant":
-            return self.config.learning_rate
-        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        progress = self.step / self.config.steps
+        factors = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "poly": (1 - progress) ** POLY_EXPONENT,
+        }
+        return self.config.learning_rate * factors[self.config.schedule]
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -174,6 +189,13 @@ class Training:
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
 
+def _optimizer(config: Config, network: torch.nn.Module) -> torch.optim.Optimizer:
+    parameters, rate, decay = network.parameters(), config.learning_rate, config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=NNUNET_MOMENTUM, nesterov=True)
+
+
 def train(
     folder: Path,
     config: Config,
@@ -226,7 +248,7 @@ def _train(
     interrupted: Callable[[], bool],
 ) -> Training:
     training = Training(config, device)
-    if (folder / "config.json").exists() and Config.read(folder) != config:
+    if (folder / FILE).exists() and Config.read(folder) != config:
         raise ValueError(f"{folder}: holds a run with another config, expected a new folder or the same config")
     config.write(folder)
     if (folder / "last.pt").exists():

@@ -10,7 +10,6 @@ import torch
 from interconv_seg import data
 from interconv_seg.prompts import draw_prompts
 from interconv_seg.seeding import random_of, seed_of
-from monai.transforms import RandFlipd, RandGaussianNoised
 from torch.utils.data import DataLoader
 
 
@@ -205,7 +204,7 @@ def test_all_scans_of_a_subject():
 
 
 def augmented(seed=0):
-    augmentation = data.Augmentation(data.geometry(), data.intensity())
+    augmentation = data.AUGMENTATIONS["small"]
     return data.SetBatches(ragged(), 4, (1, 4), augmentation, draw_prompts, seed)
 
 
@@ -230,72 +229,24 @@ def test_a_step_is_a_function_of_the_seed():
 
 def test_a_scan_looks_different_at_each_step():
     one = data.Group("g", (sample("a"),))
-    batches = data.SetBatches([one], 1, (1, 1), data.Augmentation(per_sample=data.geometry()), draw_prompts)
+    batches = data.SetBatches([one], 1, (1, 1), data.Augmentation(affine=1), draw_prompts)
     drawn = [batches[step] for step in range(4)]
     for what in ("images", "prompts"):
         assert len(torch.cat([getattr(batch, what) for batch in drawn]).flatten(1).unique(dim=0)) >= 3
 
 
-# Augmentation
-
-
-def pattern(copies=4):
-    torch.manual_seed(0)
-    image = torch.nn.functional.interpolate(torch.rand(1, 2, 6, 6), (48, 40), mode="bicubic")[0].clamp(0, 1)
-    mask = (image[0] > 0.5).to(torch.int16) * 3 + (image[1] > 0.6).to(torch.int16) * 4
-    return image.expand(copies, 2, 48, 40), mask.expand(copies, 48, 40)
-
-
-def test_per_set_transforms_are_the_same_for_all_samples():
-    images, masks = pattern()
-    for seed in range(5):
-        moved, moved_masks = data.Augmentation(per_set=[*data.geometry(flips=True), *data.intensity()])(
-            images, masks, seed
-        )
-        assert moved.shape == images.shape
-        assert moved_masks.dtype == torch.int16
-        for i in range(1, 4):
-            assert torch.equal(moved[i], moved[0])
-            assert torch.equal(moved_masks[i], moved_masks[0])
-    assert not torch.equal(moved[0], images[0])
-
-
-def test_per_sample_transforms_differ():
-    images, masks = pattern()
-    shared_geometry = data.Augmentation(data.geometry(), [RandGaussianNoised("image", prob=1, std=0.1)])
-    moved, moved_masks = shared_geometry(images, masks, 3)
-    assert all(torch.equal(moved_masks[i], moved_masks[0]) for i in range(4))
-    assert len(moved.flatten(1).unique(dim=0)) == 4
-    _, moved_masks = data.Augmentation(per_sample=data.geometry())(images, masks, 3)
-    assert len(moved_masks.flatten(1).unique(dim=0)) >= 3
-
-
-def test_masks_stay_integer_and_on_their_image():
-    images, masks = pattern(1)
-    images = masks[:, None].float() / 7  # an image that shows its mask
-    augmentation = data.Augmentation(per_set=data.geometry(flips=True))
-    changed = 0
-    for seed in range(20):
-        moved, moved_masks = augmentation(images, masks, seed)
-        assert set(moved_masks.unique().tolist()) <= {0, 3, 4, 7}
-        assert ((moved[:, 0] * 7 - moved_masks).abs() < 0.5).float().mean() > 0.7  # all but borders
-        changed += not torch.equal(moved_masks, masks)
-    assert changed >= 15
-
-
-def test_augmentation_without_masks():
-    images, masks = pattern()
-    augmentation = data.Augmentation(data.geometry(), data.intensity())
-    moved, nothing = augmentation(images, None, 7)
-    assert nothing is None
-    assert torch.equal(moved, augmentation(images, masks, 7)[0])
-    assert type(moved) is torch.Tensor
-    assert 0 <= moved.min() <= moved.max() <= 1
-
-
-def test_flips():
-    images, masks = pattern(1)
-    flip = data.Augmentation([RandFlipd(("image", "mask"), prob=1, spatial_axis=1)])
-    moved, moved_masks = flip(images, masks, 0)
-    assert torch.equal(moved, images.flip(3))
-    assert torch.equal(moved_masks, masks.flip(2))
+def test_only_some_images_of_a_set_have_prompts():
+    """n of K, n uniform in 1 ... K; which ones is random."""
+    group = data.Group("g", tuple(sample(str(i)) for i in range(4)))
+    draw = partial(draw_prompts, positive=1, negative=1)
+    counts, whose = Counter(), Counter()
+    for seed in range(400):
+        batch = data.collate([group], prompts=draw, seeds=[seed], prompt_some=True)
+        has = (batch.prompts > 0).flatten(1).any(1)
+        counts[int(has.sum())] += 1
+        whose.update(has.nonzero().flatten().tolist())
+    assert sorted(counts) == [1, 2, 3, 4]
+    assert all(70 < count < 130 for count in counts.values())
+    assert all(210 < count < 290 for count in whose.values())
+    whole = data.collate([group], prompts=draw, seeds=[399])
+    assert torch.equal(batch.prompts[has], whole.prompts[has])

@@ -13,9 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from interconv_seg import data, evaluation, inference, preparation, reports, runs, training
+import yaml
+from interconv_seg import data, evaluation, inference, preparation, reports, training
 from interconv_seg.checkpoints import load_checkpoint
 from interconv_seg.cli import doctor, main
+from interconv_seg.config import Config
 from PIL import Image
 
 import interconv_kernels as ik
@@ -82,9 +84,9 @@ def says(capsys, code, *arguments):
 
 def test_what_a_run_leaves(work):
     for folder in ("ours/seed0", "ours/seed1", "base/seed0", "clicks/seed0"):
-        config = json.loads((work / folder / "config.json").read_text())
+        config = yaml.safe_load((work / folder / "config.yaml").read_text())
         assert config["seed"] == int(folder[-1])
-        assert config["labels"] == ({} if "clicks" in folder else {"3": "3", "7": "7"})
+        assert config["labels"] == ({} if "clicks" in folder else {3: "3", 7: "7"})
         steps = [int(row["step"]) for row in csv.DictReader((work / folder / "metrics.csv").open())]
         assert steps == ([2] if "clicks" in folder else [2, 4])
         assert list((work / folder / "tensorboard").glob("events*"))
@@ -261,10 +263,24 @@ def test_fine_tune_takes_the_network_of_the_run(work, tmp_path, capsys):
     task = ["--mode", "automatic", "--data", work / "scans", "--size", "16x16", "--device", "cpu", "--steps", "1"]
     tune = ["train", *task, "--fine-tune", work / "ours/seed0", "--out"]
     says(capsys, 0, *tune, tmp_path / "runs")
-    config = json.loads((tmp_path / "runs/seed0/config.json").read_text())
+    config = yaml.safe_load((tmp_path / "runs/seed0/config.yaml").read_text())
     assert (config["network"], config["features"], config["interconv"]) == ("simpleunet", 2, "replace")
     assert config["initial"] == str(work / "ours/seed0")
     assert "does not fit the network" in says(capsys, 2, *tune, tmp_path / "other", "--features", "3")
+
+
+def test_recipes_files_and_options_in_this_order(work, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(
+        "# mine\nnetwork: simpleunet\nfeatures: 2\nsize: [16, 16]\nclip: 3.0\nsteps: 7\n"
+    )
+    start = ["train", "--mode", "automatic", "--data", work / "scans", "--recipe", "small", "--steps", "1"]
+    says(capsys, 0, *start, "--config", tmp_path / "run.yaml", "--out", tmp_path / "r", "--device", "cpu")
+    config = yaml.safe_load((tmp_path / "r/seed0/config.yaml").read_text())
+    assert (config["steps"], config["clip"], config["schedule"], config["size"]) == (1, 3.0, "cosine", [16, 16])
+    (tmp_path / "run.yaml").write_text("stepz: 7\n")
+    message = says(capsys, 2, *start, "--config", tmp_path / "run.yaml", "--out", tmp_path / "s")
+    assert "run.yaml" in message
+    assert "'stepz': expected one of" in message
 
 
 def test_out_of_memory_is_one_line(work, tmp_path, capsys, monkeypatch):
@@ -343,7 +359,7 @@ def test_user_errors_are_one_line(work, tmp_path, capsys):
     out = ["--out", tmp_path / "out"]
     train = ["train", "--mode", "automatic", *TINY, "--steps", "2"]
     errors = {
-        "config.json": ["segment", tmp_path, "--data", scans, *out],
+        "config.yaml": ["segment", tmp_path, "--data", scans, *out],
         "x.png": ["segment", run, "--data", tmp_path / "broken", *out],
         "nowhere": ["evaluate", run, "--data", tmp_path / "nowhere", *out],
         "labels none": [*train, "--data", tmp_path / "broken", *out],
@@ -372,7 +388,7 @@ def test_help_has_an_example(command, capsys):
 
 def test_the_commands_do_what_python_does(work, tmp_path, capsys):
     run, data_path = work / "ours/seed0", str(work / "scans")
-    config = runs.Config.read(run)
+    config = Config.read(run)
     groups, held_out = (preparation.load_groups(config, [data_path], part) for part in ("train", "validation"))
     batches, validation = preparation.training_batches(config, groups), preparation.validation_batches(config, held_out)
     training.train(tmp_path / "run", config, batches, validation)
@@ -395,7 +411,7 @@ def test_the_commands_do_what_python_does(work, tmp_path, capsys):
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):
     arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets-per-batch", "2"]
-    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--no-augment"]
+    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--augmentation", "none"]
     code = "import sys; from interconv_seg.cli import main; sys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "seed0/metrics.csv"

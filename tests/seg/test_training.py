@@ -1,7 +1,6 @@
 """Training: the same bits after a kill, early stopping, accumulation, precision, the files of a run."""
 
 import csv
-import json
 import math
 import os
 import signal
@@ -13,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from interconv_seg import training
 from interconv_seg.checkpoints import load_checkpoint, save_checkpoint
+from interconv_seg.config import RECIPES, Config, read_recipe
 from interconv_seg.data import Group, Sample, SetBatches, collate
+from interconv_seg.networks.registry import SIZES
 from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run, common_config
+from interconv_seg.runs import Run, common_config
 from interconv_seg.training import Training, train
 
 CONFIG = Config(
@@ -197,6 +199,27 @@ def test_the_schedule():
         rates.append(run.learning_rate)
     assert rates == pytest.approx([1e-2, 0.5e-2, 0])
     assert Training(CONFIG).learning_rate == 1e-2
+    run = Training(replace(CONFIG, schedule="poly", steps=100))
+    run.step = 75
+    assert run.learning_rate == pytest.approx(1e-2 * 0.25**0.9)
+
+
+def test_optimizers_and_clipping():
+    run = Training(replace(CONFIG, optimizer="sgd", learning_rate=1e-2, weight_decay=3e-5, clip=1e-3))
+    assert isinstance(run.optimizer, torch.optim.SGD)
+    assert run.optimizer.defaults | {"momentum": 0.99, "nesterov": True, "weight_decay": 3e-5} == run.optimizer.defaults
+    run.run_step(collate(groups(2)))
+    gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+    assert float(torch.stack([g.norm() for g in gradients]).norm()) == pytest.approx(1e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_configurations(name):
+    values = {"mode": "automatic", **read_recipe(name)}
+    config = Config(**values, labels={1: "a"} if values["mode"] == "automatic" else {})
+    assert config.network in SIZES
+    with torch.device("meta"):
+        config.new_network()
 
 
 def test_a_run_has_the_weights_of_the_lowest_validation_loss(tmp_path):
@@ -228,16 +251,8 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         train(tmp_path, CONFIG, SetBatches(groups()), [])
 
 
-def test_old_config_files_can_be_read(tmp_path):
-    CONFIG.write(tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    values["sets"] = values.pop("sets_per_batch")
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Config.read(tmp_path) == CONFIG
-
-
 def test_broken_runs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"no config\.yaml"):
         Run.open(tmp_path)
     CONFIG.write(tmp_path)
     assert Config.read(tmp_path) == CONFIG
@@ -246,10 +261,11 @@ def test_broken_runs_are_refused(tmp_path):
     (tmp_path / "best.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ValueError, match=r"best\.pt: cannot be read"):
         Run.open(tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    for broken in ("{", "[]", json.dumps({**values, "steps": 0}), json.dumps({**values, "stepz": 1})):
-        (tmp_path / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match=r"config\.json: cannot be used"):
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert values["size"] == [16, 16]
+    for broken in ("{", "[]", "", "a: b: c", *(yaml.safe_dump({**values, **x}) for x in ({"steps": 0}, {"stepz": 1}))):
+        (tmp_path / "config.yaml").write_text(broken)
+        with pytest.raises(ValueError, match=r"config\.yaml: "):
             Config.read(tmp_path)
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from .options import add_command, add_data, add_device, add_runs, add_split, device_of, positive_int
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..data import Group, Split
     from ..evaluation import Score
     from ..inference import Ensemble
-    from ..runs import Config
 
 EXAMPLE = """\
   interconv evaluate runs/interconv/seed* --baseline runs/baseline/seed* --data scans/ --part test --out results/"""
@@ -52,7 +52,10 @@ def add(subparsers: Any) -> None:
         help="numbers of positive prompts, and of negative ones (interactive mode; default: 1 2 4 8)",
     )
     parser.add_argument(
-        "--kind", choices=("mixed", "scribble", "click"), default="mixed", help="kind of the prompts (default: mixed)"
+        "--kind",
+        choices=("mixed", "both", "scribble", "click"),
+        default="mixed",
+        help="kind of the prompts (default: mixed)",
     )
     parser.add_argument(
         "--prompt-seeds",

@@ -1,5 +1,6 @@
 """Sets of images: read from files, grouped by subject or task, sampled, transformed, and packed into batches."""
 
+from .augmentation import AUGMENTATIONS, Augmentation
 from .errors import DataError
 from .outputs import check_outputs, write_masks
 from .prompt_files import prompt_files, read_prompts
@@ -8,9 +9,9 @@ from .scans import Collection, Sample, Scan, unit_range
 from .sets import Batch, Group, SetBatches, SetRule, collate, group_samples
 from .slices import select_slices
 from .subjects import Part, Split
-from .transforms import Augmentation, geometry, intensity
 
 __all__ = [
+    "AUGMENTATIONS",
     "Augmentation",
     "Batch",
     "Collection",
@@ -24,9 +25,7 @@ __all__ = [
     "Split",
     "check_outputs",
     "collate",
-    "geometry",
     "group_samples",
-    "intensity",
     "prompt_files",
     "read",
     "read_folder",
