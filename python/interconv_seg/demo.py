@@ -24,12 +24,13 @@ from interconv_kernels._files import write_text
 
 from . import plots, reports
 from .anatomy import HEIGHT, HELD_OUT_SLICES, TISSUES, TRAIN_SLICES, WIDTH, Template, simulate_subject
+from .config import Config
 from .data import Batch, Group, Sample, collate
 from .evaluation import evaluate
 from .inference import Ensemble
 from .losses import automatic_loss
 from .reports import ConditionSummary
-from .runs import Config, Run
+from .runs import Run
 from .seeding import random_of, seed_of
 from .training import Training, train
 
@@ -45,7 +46,7 @@ BASELINE = Config(
     size=(HEIGHT, WIDTH),
     sets_per_batch=2,
     set_sizes=(1, MAX_SCANS),
-    augment=False,
+    augmentation="none",
     interval=100,
     learning_rate=3e-3,
     schedule="cosine",

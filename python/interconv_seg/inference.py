@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .config import Config
 from .data import Batch, DataError, Group, Sample, Scan, collate
 from .runs import Run, common_config
 
@@ -125,9 +126,7 @@ def segment(
         DataError: a scan cannot be read (`Scan.load`), or its prompts have another size.
     """
     config = ensemble.config
-    if (config.mode == "interactive") != (prompts is not None):
-        expected = "expected prompts" if prompts is None else "expected no prompts"
-        raise ValueError(f"the network was trained in {config.mode} mode: {expected}")
+    check_mode(config, prompts is not None)
     if prompts is not None and len(prompts) != len(scans):
         raise ValueError(f"{len(prompts)} prompts for {len(scans)} scans: expected one entry for each scan")
     if max_set_size is not None and max_set_size < 1:
@@ -148,6 +147,21 @@ def segment(
         for scan, sample, found in zip(part, samples, ensemble.probabilities(batch).cpu(), strict=True):
             probabilities = F.interpolate(found[None], sample.stored_size, mode="bilinear", antialias=True)[0]
             yield Segmentation(scan, probabilities, values[probabilities.argmax(0)])
+
+
+def check_mode(config: Config, prompts: bool) -> None:
+    """Checks that there are prompts in interactive mode, and none in automatic mode.
+
+    Args:
+        config: of the runs.
+        prompts: whether there are any.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    if (config.mode == "interactive") != prompts:
+        expected = "expected no prompts" if prompts else "expected prompts"
+        raise ValueError(f"the network was trained in {config.mode} mode: {expected}")
 
 
 def _resized_prompts(prompts: Tensor | None, sample: Sample, size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -13,24 +14,32 @@ from torch import Tensor
 from interconv_kernels.sets import as_sets
 from interconv_kernels.typing import SetsLike
 
+from .data.files import IGNORED
+
 Logits: TypeAlias = Tensor | list[Tensor]
+UNLIKELY = -1e4  # a logit of probability 0 in float32: an ignored pixel adds nothing to the sums of Dice
 
 
-def interactive_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
+def interactive_loss(
+    logits: Logits, masks: Tensor, sets: SetsLike, focal_gamma: float = 2.0, squared_dice: bool = False
+) -> Tensor:
     """Soft Dice + focal loss for binary segmentation (section 4.1).
 
         L = (1/B) sum over sets b, sum over samples i in b, of  dice(y_i, m_i) + focal(y_i, m_i)
 
     Per sample: dice = 1 - 2 sum(p m) / (sum p + sum m) with p = sigmoid(y); focal = the mean over pixels of
-    (1 - q)^2 (-log q), with q the predicted probability of the true class. The samples of a set are summed (Eq. 4 and
-    5), so a large set weighs more than a small one; the sum is divided by B, the number of sets that are not empty.
+    (1 - q)^gamma (-log q), with q the predicted probability of the true class. The samples of a set are summed (Eq. 4
+    and 5), so a large set weighs more than a small one; the sum is divided by B, the number of sets that are not empty.
+    A sample without labelled pixels adds nothing.
 
     Args:
         logits: [N,1,H,W]; or a list of logits, the finest first (deep supervision). Each level is compared with the
             masks at its own size (nearest), with weights 1, 1/2, 1/4, ... and 0 for the coarsest of several levels,
             divided by their sum, as in nnU-Net.
-        masks: int64 [N,H,W], 0 or 1.
+        masks: int64 [N,H,W], 0 or 1; or IGNORED, for pixels that do not count.
         sets: as in `ik.interconv2d`.
+        focal_gamma: gamma (ScribblePrompt's code: 20).
+        squared_dice: dice = 1 - 2 sum(p m) / (sum p^2 + sum m^2), as in ScribblePrompt's code.
 
     Returns:
         A scalar, float32.
@@ -39,7 +48,8 @@ def interactive_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
         ValueError: shapes or sets that do not fit, or logits with several channels.
         TypeError: masks are not int64.
     """
-    return _set_loss(_interactive_sample_loss, _checked(logits, masks, binary=True), masks, sets)
+    sample_loss = partial(_interactive_sample_loss, focal_gamma=focal_gamma, squared_dice=squared_dice)
+    return _set_loss(sample_loss, _checked(logits, masks, binary=True), masks, sets)
 
 
 def automatic_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
@@ -52,7 +62,7 @@ def automatic_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
 
     Args:
         logits: [N,classes,H,W] with at least two classes; or a list of logits, as in `interactive_loss`.
-        masks: int64 [N,H,W], the class of each pixel.
+        masks: int64 [N,H,W], the class of each pixel, or IGNORED.
         sets: as in `ik.interconv2d`.
 
     Returns:
@@ -65,22 +75,31 @@ def automatic_loss(logits: Logits, masks: Tensor, sets: SetsLike) -> Tensor:
     return _set_loss(_automatic_sample_loss, _checked(logits, masks, binary=False), masks, sets)
 
 
-_binary_dice = DiceLoss(sigmoid=True, reduction="none")
-_binary_focal = FocalLoss(gamma=2, reduction="none")
 _dice_of_classes = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, reduction="none")
 
 
-def _interactive_sample_loss(logits: Tensor, masks: Tensor) -> Tensor:
+def _interactive_sample_loss(logits: Tensor, masks: Tensor, focal_gamma: float, squared_dice: bool) -> Tensor:
     """[N], from logits [N,1,H,W] and masks [N,1,H,W]."""
-    dice, focal = _binary_dice(logits, masks), _binary_focal(logits, masks)
-    return dice.mean((1, 2, 3)) + focal.mean((1, 2, 3))
+    ignored = masks == IGNORED
+    dice_loss = DiceLoss(sigmoid=True, squared_pred=squared_dice, reduction="none")
+    dice = dice_loss(logits.masked_fill(ignored, UNLIKELY), masks.masked_fill(ignored, 0))
+    focal = FocalLoss(gamma=focal_gamma, reduction="none")(logits, masks)
+    return dice.mean((1, 2, 3)) + _mean_of_pixels(focal[:, 0], ignored[:, 0])
 
 
 def _automatic_sample_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """[N], from logits [N,classes,H,W] and masks [N,1,H,W]."""
-    dice = _dice_of_classes(logits, masks)
-    entropy = F.cross_entropy(logits, masks[:, 0].long(), reduction="none")
-    return dice.mean((1, 2, 3)) + entropy.mean((1, 2))
+    ignored = masks == IGNORED
+    background = torch.full_like(logits[:1, :, :1, :1], UNLIKELY)
+    background[:, 0] = 0
+    dice = _dice_of_classes(torch.where(ignored, background, logits), masks.masked_fill(ignored, 0))
+    entropy = F.cross_entropy(logits, masks[:, 0].long(), reduction="none", ignore_index=IGNORED)
+    return dice.mean((1, 2, 3)) + _mean_of_pixels(entropy, ignored[:, 0])
+
+
+def _mean_of_pixels(values: Tensor, ignored: Tensor) -> Tensor:
+    """[N], the mean over the pixels of [N,H,W] that count; 0 if none does."""
+    return values.masked_fill(ignored, 0).sum((1, 2)) / (~ignored).sum((1, 2)).clamp(min=1)
 
 
 def _set_loss(

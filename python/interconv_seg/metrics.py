@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from monai.metrics import compute_dice
 from torch import Tensor
 
+from .data.files import IGNORED
+
 
 def dice_scores(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Dice 2 |P and T| / (|P| + |T|) of each structure of each sample, by MONAI.
@@ -15,12 +17,13 @@ def dice_scores(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
     Args:
         predicted: class indices, int64 [N,H,W].
-        truth: class indices, int64 [N,H,W].
+        truth: class indices, int64 [N,H,W], or IGNORED, for pixels that do not count.
         classes: the number of classes, including class 0, the background, which is not a structure.
 
     Returns:
         float32 [N,classes-1].
     """
-    predicted, truth = (F.one_hot(x, classes).movedim(-1, 1) for x in (predicted, truth))
+    ignored = truth == IGNORED
+    predicted, truth = (F.one_hot(x.masked_fill(ignored, 0), classes).movedim(-1, 1) for x in (predicted, truth))
     scores: Tensor = compute_dice(predicted, truth, include_background=False)
     return scores

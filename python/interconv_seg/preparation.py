@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from interconv_kernels._files import write_text
+
+from .checkpoints import digest
+from .config import Config
 from .data import (
-    Augmentation,
+    AUGMENTATIONS,
     Batch,
     Collection,
     DataError,
     Group,
+    Part,
     Sample,
     SetBatches,
-    by_subject,
-    by_task,
+    Split,
     collate,
-    geometry,
-    intensity,
+    group_samples,
     read,
+    select_slices,
 )
+from .data.files import IGNORED
+from .data.nifti import Axis
 from .prompts import draw_prompts
-from .runs import Config
-from .seeding import random_of, seed_of
+from .seeding import seed_of
 
-Part: TypeAlias = Literal["train", "validation", "test"]
 MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
 
 
-def split(samples: Sequence[Sample], part: Part) -> list[Sample]:
-    """The samples of 60 %, 20 % or 20 % of the subjects (the paper's appendix), chosen by the subjects' names alone.
-
-    Args:
-        samples: of at least three subjects.
-        part: "train", "validation" or "test".
-
-    Raises:
-        DataError: fewer than three subjects.
-    """
-    subjects = sorted({sample.subject for sample in samples})
-    count = len(subjects)
-    if count < 3:
-        raise DataError(f"{count} subjects ({', '.join(subjects)}), expected at least 3 to split (or separate data)")
-    fifth = max(1, round(count / 5))
-    order = [subjects[i] for i in random_of("split", *subjects).permutation(count)]
-    bounds = {"test": (0, fifth), "validation": (fifth, 2 * fifth), "train": (2 * fifth, count)}[part]
-    chosen = set(order[slice(*bounds)])
-    return [sample for sample in samples if sample.subject in chosen]
-
-
-def labels_of(paths: Sequence[str], axis: int = 2) -> dict[int, str]:
+def labels_of(paths: Sequence[str], axis: Axis = "axial") -> dict[int, str]:
     """The labels of data sets, which must be the same in all.
 
     Args:
@@ -74,16 +59,41 @@ def labels_of(paths: Sequence[str], axis: int = 2) -> dict[int, str]:
     return labels
 
 
+def check_disjoint(config: Config) -> None:
+    """Checks that no image is both for training and for validation.
+
+    Args:
+        config: with validation data.
+
+    Raises:
+        DataError: an image file is, also if its path leads over a link.
+    """
+    files = [
+        {file.resolve() for path in paths for scan in read(path, config.axis).scans for file in scan.files}
+        for paths in (config.data, config.validation_data)
+    ]
+    if common := sorted(files[0] & files[1]):
+        raise DataError(
+            f"{common[0]}: is among the data for training and for validation ({len(common)} files are), expected"
+            " different images"
+        )
+
+
 def load_groups(
-    config: Config, paths: Sequence[str], part: Part | None = None, min_images: int = MIN_TASK_IMAGES
+    config: Config,
+    paths: Sequence[str],
+    part: Part | None = None,
+    min_images: int = MIN_TASK_IMAGES,
+    split: Split | None = None,
 ) -> list[Group]:
-    """Reads data sets and groups their samples by task (interactive mode) or by subject (automatic mode).
+    """Reads data sets and groups their samples by the rule of a run, in interactive mode for each label on its own.
 
     Args:
         config: says how to read them. Class indices follow its labels.
         paths: of the data sets, as in `data.read`.
-        part: of their subjects, as in `split`; None: all.
-        min_images: tasks with fewer images are left out (interactive mode).
+        part: of their subjects; None: all.
+        min_images: groups with fewer images are left out (interactive mode).
+        split: the subjects of each part; None, or for a data set that it does not have: `Split.of`.
 
     Raises:
         DataError: data that cannot be used, two data sets of the same name, or masks with values that are not among the
@@ -92,14 +102,16 @@ def load_groups(
     """
     groups: list[Group] = []
     for path in paths:
-        collection = read(path, config.axis)
-        samples = collection.load(config.size, config.channels)
+        collection = select_slices(read(path, config.axis, config.group_regex), config.slices)
         if part is not None:
-            samples = split(samples, part)
+            known = split is not None and collection.name in split.parts
+            collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
+        samples = collection.load(config.size, config.channels)
         if config.mode == "interactive":
-            groups += by_task(samples, collection.labels, min_images)
+            groups += group_samples(samples, config.rule, collection.labels, min_images, config.one_per_subject)
         else:
-            groups += by_subject(to_classes(samples, config, collection))
+            found = group_samples(to_classes(samples, config, collection), config.rule)
+            groups += [group for group in found if _is_labelled(group)]
     repeated = len(groups) - len({group.name for group in groups})
     if repeated:
         raise DataError(f"{', '.join(paths)}: {repeated} groups have the name of another, expected unique names")
@@ -108,31 +120,72 @@ def load_groups(
     return groups
 
 
+def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
+    """Checks that the data of a run are those that it began with, or notes them in data.json at its beginning.
+
+    Args:
+        folder: of the run.
+        groups: all that were loaded.
+
+    Raises:
+        DataError: images were added, removed or changed.
+    """
+    found = {f"{g.name}/{s.name}": digest([s.image, s.mask])[:16] for g in groups for s in g.samples}
+    file = folder / "data.json"
+    if not file.exists():
+        write_text(file, json.dumps(found, indent=0) + "\n")
+        return
+    try:
+        known: dict[str, str] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: cannot be used ({error})") from error
+    changed = {
+        "new": sorted(found.keys() - known.keys()),
+        "missing": sorted(known.keys() - found.keys()),
+        "changed": sorted(name for name in found.keys() & known.keys() if found[name] != known[name]),
+    }
+    if any(changed.values()):
+        parts = [f"{len(names)} {what}, such as {names[0]}" for what, names in changed.items() if names]
+        raise DataError(
+            f"{folder}: its data are not those it began with ({'; '.join(parts)}), expected the same (--fine-tune"
+            " starts a new run from its weights)"
+        )
+
+
 def to_classes(samples: Sequence[Sample], config: Config, collection: Collection) -> list[Sample]:
     """Replaces the values in masks, which are the labels of `config`, by class indices 0, 1, 2, ...
 
+    A sample without a mask gets one that is IGNORED: it takes part in its set and is not scored.
+
     Args:
-        samples: with masks.
+        samples: some with masks.
         config: its labels in ascending order are the classes.
         collection: of the samples, for messages.
 
     Raises:
-        DataError: a mask holds another value, or is missing.
+        DataError: a mask holds another value, or no sample has a mask.
     """
-    values = torch.tensor([0, *sorted(config.labels)])
+    if all(sample.mask is None for sample in samples):
+        raise DataError(f"{collection.name}: no image has a mask, expected at least one")
+    values = torch.tensor([IGNORED, 0, *sorted(config.labels)])
     converted = []
     for sample in samples:
-        if sample.mask is None:
-            raise DataError(f"{collection.name}/{sample.name}: no mask, expected one")
-        classes = torch.searchsorted(values, sample.mask.long()).clamp(max=len(values) - 1)
-        wrong = values[classes] != sample.mask
+        mask = torch.full(sample.image.shape[1:], IGNORED) if sample.mask is None else sample.mask
+        found = torch.searchsorted(values, mask.long()).clamp(max=len(values) - 1)
+        wrong = values[found] != mask
         if wrong.any():
             raise DataError(
-                f"{collection.name}/{sample.name}: the mask holds {sample.mask[wrong][0]}, expected"
-                f" {', '.join(map(str, values.tolist()))}, the labels of the run"
+                f"{collection.name}/{sample.name}: the mask holds {mask[wrong][0]}, expected"
+                f" {', '.join(map(str, values[1:].tolist()))}, the labels of the run"
             )
-        converted.append(replace(sample, mask=classes.to(sample.mask.dtype)))
+        converted.append(replace(sample, mask=(found - 1).to(torch.int16)))
     return converted
+
+
+def _is_labelled(group: Group) -> bool:
+    """Whether the class of any pixel is known."""
+    masks = group.masks()
+    return masks is not None and bool((masks != IGNORED).any())
 
 
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
@@ -146,12 +199,12 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         groups: to sample sets from.
     """
     transform = None
-    if config.augment:
-        aligned = config.mode == "automatic"
-        transform = Augmentation(geometry() if aligned else [], intensity() if aligned else geometry() + intensity())
-    prompts = draw_prompts if config.mode == "interactive" else None
+    if config.augmentation != "none":
+        transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
+    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
     seed = seed_of(config.seed, "training")
-    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed)
+    some = config.prompted == "some"
+    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
 
 
 def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
@@ -163,9 +216,11 @@ def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
         config: of the run.
         groups: of the validation data.
     """
-    prompts = draw_prompts if config.mode == "interactive" else None
+    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
+    some = config.prompted == "some"
     sets = list(groups)
     if config.set_sizes is not None:
         sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
     batches = range(0, len(sets), config.sets_per_batch)
-    return [collate(sets[first : first + config.sets_per_batch], prompts=prompts) for first in batches]
+    parts = [sets[first : first + config.sets_per_batch] for first in batches]
+    return [collate(part, prompts=prompts, prompt_some=some) for part in parts]

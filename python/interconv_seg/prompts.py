@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .seeding import random_of
 
-PromptKind: TypeAlias = Literal["scribble", "click", "mixed"]
+PromptKind: TypeAlias = Literal["scribble", "click", "mixed", "both"]
 EVALUATED_COUNTS = (1, 2, 4, 8)  # numbers of prompts in the paper's evaluation
 WAVES = 3  # sines in the displacement of a scribble
 BEND = 0.2  # maximum amplitude of the first sine in lengths of the line; the k-th has 1/k of it
@@ -40,7 +40,8 @@ def draw_prompts(
         positive: the number of positive prompts per image, or (min, max) to sample it uniformly. The defaults are
             those of training (section 4.1); evaluation has fixed numbers, `EVALUATED_COUNTS`.
         negative: the number of negative prompts per image, or (min, max).
-        kind: "scribble", "click", or "mixed": scribbles or clicks for each image, with probability 1/2.
+        kind: "scribble", "click"; "mixed", scribbles or clicks for each image, with probability 1/2; or "both",
+            scribbles or clicks for each prompt.
 
     Returns:
         float32 [N,2,H,W] on the device of `masks`: 1 at positive (channel 0) and negative (channel 1) prompts, else 0.
@@ -55,7 +56,7 @@ def draw_prompts(
     if len(seeds) != len(masks):
         raise ValueError(f"{len(seeds)} seeds for {len(masks)} masks: expected one for each")
     if kind not in get_args(PromptKind):
-        raise ValueError(f"kind = {kind!r}: expected 'scribble', 'click' or 'mixed'")
+        raise ValueError(f"kind = {kind!r}: expected 'scribble', 'click', 'mixed' or 'both'")
     ranges = np.array([_min_and_max(positive, "positive"), _min_and_max(negative, "negative")])
     n, height, width = masks.shape
     max_count = int(ranges[:, 1].max())
@@ -76,7 +77,7 @@ def draw_prompts(
 
     start = torch.zeros_like(inside)
     start[..., 0] = True  # a, the click
-    kept = inside & torch.where(clicks[:, None, None, None], start, _longest_run(inside))
+    kept = inside & torch.where(clicks[..., None], start, _longest_run(inside))
     kept &= (torch.arange(max_count, device=masks.device) < counts[..., None])[..., None]
     area = height * width
     drawn = torch.zeros(n, 2, area + 1, device=masks.device)  # the last element takes the pixels that are not kept
@@ -94,7 +95,7 @@ def _min_and_max(number: int | tuple[int, int], name: str) -> tuple[int, int]:
 def _random_numbers(
     seeds: Sequence[int], ranges: np.ndarray, kind: PromptKind, max_count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of prompts [N,2], whether they are clicks [N], and uniform numbers float32 [N,2,max_count,2 + 2 WAVES].
+    """Numbers of prompts [N,2], which are clicks [N,2,max_count], and uniform numbers [N,2,max_count,2 + 2 WAVES].
 
     Each image has a generator of its own, from which its prompts take their numbers in order. So additional prompts do
     not change the first ones.
@@ -102,7 +103,12 @@ def _random_numbers(
     per_image = [random_of(seed) for seed in seeds]
     first = np.stack([random.random(3) for random in per_image])
     counts = ranges[:, 0] + np.floor(first[:, :2] * (ranges[:, 1] - ranges[:, 0] + 1)).astype(np.int64)
-    clicks = first[:, 2] < 0.5 if kind == "mixed" else np.full(len(seeds), kind == "click")
+    if kind == "both":
+        coins = np.stack([random_of(seed, "kind").random((max_count, 2)) for seed in seeds])
+        clicks = coins.swapaxes(1, 2) < 0.5
+    else:
+        of_image = first[:, 2] < 0.5 if kind == "mixed" else np.full(len(seeds), kind == "click")
+        clicks = np.broadcast_to(of_image[:, None, None], (len(seeds), 2, max_count)).copy()
     uniform = np.stack([random.random((max_count, 2, 2 + 2 * WAVES)) for random in per_image])
     return counts, clicks, np.ascontiguousarray(uniform.swapaxes(1, 2), dtype=np.float32)
 

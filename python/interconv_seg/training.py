@@ -1,4 +1,4 @@
-"""Training: Adam, validation, early stopping, mixed precision, and checkpoints that resume with the same bits.
+"""Training: optimization, validation, early stopping, mixed precision, and checkpoints that resume with the same bits.
 
 All randomness of a step, and its learning rate, are functions of the config and the step. So a checkpoint holds neither
 a random state nor the state of a schedule.
@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,14 +22,19 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from .checkpoints import load_checkpoint, save_checkpoint
+from .config import FILE, Config
 from .data import Batch
+from .folder_lock import locked
 from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
-from .runs import Config, load_checkpoint, save_checkpoint
+from .runs import load_weights
 from .seeding import seed_of
 from .training_log import TrainingLog
 
+POLY_EXPONENT = 0.9  # as in nnU-Net
+NNUNET_MOMENTUM = 0.99
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 COLUMNS = (
     "step",
@@ -72,14 +78,18 @@ class Training:
         self.network = config.new_network()
         # channels_last is the faster format for InterConv2d and for cuDNN.
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.optimizer = _optimizer(config, self.network)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.loss_function = interactive_loss if config.mode == "interactive" else automatic_loss
+        self.loss_function: Callable[..., Tensor] = automatic_loss
+        if config.mode == "interactive":
+            self.loss_function = partial(
+                interactive_loss, focal_gamma=config.focal_gamma, squared_dice=config.squared_dice
+            )
         self.step, self.best_step, self.best_loss = 0, 0, math.inf
         self.loss_sum, self.samples = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def run_step(self, batch: Batch) -> None:
-        """One step of Adam on a batch, which passes through the network in `config.accumulate` parts.
+        """One step of the optimizer on a batch, which passes through the network in `config.accumulate` parts.
 
         Args:
             batch: with masks, on any device.
@@ -95,6 +105,9 @@ class Training:
             self.scaler.scale(loss).backward()
             self.loss_sum += loss.detach().double() * len(batch.groups)
             self.samples += len(part.images)
+        if self.config.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -102,9 +115,13 @@ class Training:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        if self.config.schedule == "constant":
-            return self.config.learning_rate
-        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps))
+        progress = self.step / self.config.steps
+        factors = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "poly": (1 - progress) ** POLY_EXPONENT,
+        }
+        return self.config.learning_rate * factors[self.config.schedule]
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -141,17 +158,24 @@ class Training:
             "samples": self.samples,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continues from the state of a checkpoint.
+    def load(self, file: Path) -> None:
+        """Continues from a checkpoint.
 
         Args:
-            state: as from `state`.
+            file: with a state as from `state`.
+
+        Raises:
+            ValueError: the checkpoint cannot be used, or is not of this network.
         """
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
-        self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+        state = load_checkpoint(file, self.device)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
+            self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"{file}: does not fit the training ({' '.join(str(error).split())[:300]})") from error
 
     def _loss(self, batch: Batch) -> Tensor:
         moved = batch.to(self.device, non_blocking=True)
@@ -163,6 +187,13 @@ class Training:
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+
+def _optimizer(config: Config, network: torch.nn.Module) -> torch.optim.Optimizer:
+    parameters, rate, decay = network.parameters(), config.learning_rate, config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=NNUNET_MOMENTUM, nesterov=True)
 
 
 def train(
@@ -177,8 +208,9 @@ def train(
 ) -> Training:
     """Trains a network, from the start or from the folder's last checkpoint, to the last step or early stopping.
 
-    The folder then holds the files that `runs` lists. A training that is killed at any time and called again ends with
-    the same bits as one that is not interrupted (on a GPU: with torch's deterministic algorithms).
+    The folder then holds the files that `runs` lists. Only one process at a time can train in it. A training that is
+    killed at any time and called again ends with the same bits as one that is not interrupted (on a GPU: with torch's
+    deterministic algorithms).
 
     Args:
         folder: of the run.
@@ -194,19 +226,35 @@ def train(
         The finished training.
 
     Raises:
-        ValueError: the folder holds a run with another config or a broken checkpoint, or there are no validation
-            batches.
+        ValueError: the folder holds a run with another config or a checkpoint that cannot be used, another process
+            trains in it, there are no validation batches, or the initial weights do not fit.
         FloatingPointError: the loss is not finite.
+        OSError: a file cannot be written. What was saved before is kept.
         KeyboardInterrupt: `interrupted` returned True.
     """
     if not validation:
         raise ValueError("no validation batches: expected at least one")
+    with locked(folder):
+        return _train(folder, config, batches, validation, torch.device(device), workers, interrupted)
+
+
+def _train(
+    folder: Path,
+    config: Config,
+    batches: Batches,
+    validation: Sequence[Batch],
+    device: torch.device,
+    workers: int,
+    interrupted: Callable[[], bool],
+) -> Training:
     training = Training(config, device)
-    if (folder / "config.json").exists() and Config.read(folder) != config:
+    if (folder / FILE).exists() and Config.read(folder) != config:
         raise ValueError(f"{folder}: holds a run with another config, expected a new folder or the same config")
     config.write(folder)
     if (folder / "last.pt").exists():
-        training.load(load_checkpoint(folder / "last.pt", training.device))
+        training.load(folder / "last.pt")
+    elif config.initial is not None:
+        load_weights(training.network, Path(config.initial) / "best.pt", training.device)
     loader: DataLoader[Batch] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
@@ -250,6 +298,11 @@ def _finish_interval(
         )
     rate = training.optimizer.param_groups[0]["lr"]
     validation_loss, validation_dice = training.validate(validation)
+    if not math.isfinite(validation_loss):
+        raise FloatingPointError(
+            f"{folder}: the validation loss is {validation_loss} at step {training.step}; a lower learning rate may"
+            " help"
+        )
     values = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
     row = dict(zip(COLUMNS, (training.step, *values), strict=True))
     log.append(row)

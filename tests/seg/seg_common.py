@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from interconv_seg import build, data
+from interconv_seg.config import Config
 from interconv_seg.data import Group, Sample
-from interconv_seg.runs import Config
 
 BINARY = Config(mode="interactive", network="simpleunet", features=2, size=(16, 16))
 CLASSES = replace(BINARY, mode="automatic", labels={1: "a", 2: "b"})

@@ -10,7 +10,6 @@ import torch
 from interconv_seg import data
 from interconv_seg.prompts import draw_prompts
 from interconv_seg.seeding import random_of, seed_of
-from monai.transforms import RandFlipd, RandGaussianNoised
 from torch.utils.data import DataLoader
 
 
@@ -54,7 +53,7 @@ def test_seeds_are_the_same_everywhere():
 
 def test_groups_by_subject():
     samples = [sample("1", "anna"), sample("2", "bert"), sample("3", "anna", task="u"), sample("4", "anna")]
-    groups = data.by_subject(samples)
+    groups = data.group_samples(samples, "subject")
     assert [(g.name, [s.name for s in g.samples]) for g in groups] == [
         ("t/anna", ["1", "4"]),
         ("t/bert", ["2"]),
@@ -67,17 +66,25 @@ def test_groups_by_task():
     samples = [sample(str(i), labels=(1, 2) if i < 3 else (2,)) for i in range(5)]
     samples += [sample("x", task="u", labels=(1,)), sample("y", labels=()), sample("z", labels=None)]
     names = {1: "grey", 2: "white", 3: "never"}
-    groups = {group.name: group for group in data.by_task(samples, names, min_images=1)}
+    groups = {group.name: group for group in data.group_samples(samples, "task", names)}
     assert {name: [s.name for s in group.samples] for name, group in groups.items()} == {
         "t/grey": ["0", "1", "2"],
         "t/white": ["0", "1", "2", "3", "4"],
         "u/grey": ["x"],
     }
-    assert [group.name for group in data.by_task(samples, names, min_images=4)] == ["t/white"]
-    assert data.by_task(samples, names) == []  # the paper's tasks have at least 8
+    assert [group.name for group in data.group_samples(samples, "task", names, min_images=4)] == ["t/white"]
+    assert data.group_samples(samples, "task", names, min_images=8) == []
     batch = data.collate([groups["t/white"], groups["t/grey"]])
     assert torch.equal(batch.masks[0], (samples[0].mask == 2).long())
     assert torch.equal(batch.masks[5], (samples[0].mask == 1).long())
+
+
+def test_groups_of_a_whole_data_set():
+    samples = [sample("1", "anna", task="d/axial"), sample("2", "bert", task="d/coronal"), sample("3", task="e")]
+    groups = data.group_samples(samples, "all")
+    assert [(group.name, [s.name for s in group.samples]) for group in groups] == [("d", ["1", "2"]), ("e", ["3"])]
+    subjects = data.group_samples(samples, "subject", {2: "white"})
+    assert [group.name for group in subjects] == ["d/axial/anna/white", "d/coronal/bert/white", "e/s/white"]
 
 
 def test_one_image_of_each_subject():
@@ -88,10 +95,10 @@ def test_one_image_of_each_subject():
         slices[subject % 3].mask[0] = 1
         slices[(subject + 1) % 3].mask[0] = 2
         samples += slices
-    grey, white = data.by_task(samples, {1: "grey", 2: "white"}, one_per_subject=True)
+    grey, white = data.group_samples(samples, "task", {1: "grey", 2: "white"}, 8, one_per_subject=True)
     assert [s.name for s in grey.samples] == [f"{i}/{i % 3}" for i in range(9)]
     assert [s.name for s in white.samples] == [f"{i}/{(i + 1) % 3}" for i in range(9)]
-    assert data.by_task(samples, {1: "grey"}, min_images=10, one_per_subject=True) == []
+    assert data.group_samples(samples, "task", {1: "grey"}, min_images=10, one_per_subject=True) == []
 
 
 def test_parts():
@@ -197,7 +204,7 @@ def test_all_scans_of_a_subject():
 
 
 def augmented(seed=0):
-    augmentation = data.Augmentation(data.geometry(), data.intensity())
+    augmentation = data.AUGMENTATIONS["small"]
     return data.SetBatches(ragged(), 4, (1, 4), augmentation, draw_prompts, seed)
 
 
@@ -222,72 +229,24 @@ def test_a_step_is_a_function_of_the_seed():
 
 def test_a_scan_looks_different_at_each_step():
     one = data.Group("g", (sample("a"),))
-    batches = data.SetBatches([one], 1, (1, 1), data.Augmentation(per_sample=data.geometry()), draw_prompts)
+    batches = data.SetBatches([one], 1, (1, 1), data.Augmentation(affine=1), draw_prompts)
     drawn = [batches[step] for step in range(4)]
     for what in ("images", "prompts"):
         assert len(torch.cat([getattr(batch, what) for batch in drawn]).flatten(1).unique(dim=0)) >= 3
 
 
-# Augmentation
-
-
-def pattern(copies=4):
-    torch.manual_seed(0)
-    image = torch.nn.functional.interpolate(torch.rand(1, 2, 6, 6), (48, 40), mode="bicubic")[0].clamp(0, 1)
-    mask = (image[0] > 0.5).to(torch.int16) * 3 + (image[1] > 0.6).to(torch.int16) * 4
-    return image.expand(copies, 2, 48, 40), mask.expand(copies, 48, 40)
-
-
-def test_per_set_transforms_are_the_same_for_all_samples():
-    images, masks = pattern()
-    for seed in range(5):
-        moved, moved_masks = data.Augmentation(per_set=[*data.geometry(flips=True), *data.intensity()])(
-            images, masks, seed
-        )
-        assert moved.shape == images.shape
-        assert moved_masks.dtype == torch.int16
-        for i in range(1, 4):
-            assert torch.equal(moved[i], moved[0])
-            assert torch.equal(moved_masks[i], moved_masks[0])
-    assert not torch.equal(moved[0], images[0])
-
-
-def test_per_sample_transforms_differ():
-    images, masks = pattern()
-    shared_geometry = data.Augmentation(data.geometry(), [RandGaussianNoised("image", prob=1, std=0.1)])
-    moved, moved_masks = shared_geometry(images, masks, 3)
-    assert all(torch.equal(moved_masks[i], moved_masks[0]) for i in range(4))
-    assert len(moved.flatten(1).unique(dim=0)) == 4
-    _, moved_masks = data.Augmentation(per_sample=data.geometry())(images, masks, 3)
-    assert len(moved_masks.flatten(1).unique(dim=0)) >= 3
-
-
-def test_masks_stay_integer_and_on_their_image():
-    images, masks = pattern(1)
-    images = masks[:, None].float() / 7  # an image that shows its mask
-    augmentation = data.Augmentation(per_set=data.geometry(flips=True))
-    changed = 0
-    for seed in range(20):
-        moved, moved_masks = augmentation(images, masks, seed)
-        assert set(moved_masks.unique().tolist()) <= {0, 3, 4, 7}
-        assert ((moved[:, 0] * 7 - moved_masks).abs() < 0.5).float().mean() > 0.7  # all but borders
-        changed += not torch.equal(moved_masks, masks)
-    assert changed >= 15
-
-
-def test_augmentation_without_masks():
-    images, masks = pattern()
-    augmentation = data.Augmentation(data.geometry(), data.intensity())
-    moved, nothing = augmentation(images, None, 7)
-    assert nothing is None
-    assert torch.equal(moved, augmentation(images, masks, 7)[0])
-    assert type(moved) is torch.Tensor
-    assert 0 <= moved.min() <= moved.max() <= 1
-
-
-def test_flips():
-    images, masks = pattern(1)
-    flip = data.Augmentation([RandFlipd(("image", "mask"), prob=1, spatial_axis=1)])
-    moved, moved_masks = flip(images, masks, 0)
-    assert torch.equal(moved, images.flip(3))
-    assert torch.equal(moved_masks, masks.flip(2))
+def test_only_some_images_of_a_set_have_prompts():
+    """n of K, n uniform in 1 ... K; which ones is random."""
+    group = data.Group("g", tuple(sample(str(i)) for i in range(4)))
+    draw = partial(draw_prompts, positive=1, negative=1)
+    counts, whose = Counter(), Counter()
+    for seed in range(400):
+        batch = data.collate([group], prompts=draw, seeds=[seed], prompt_some=True)
+        has = (batch.prompts > 0).flatten(1).any(1)
+        counts[int(has.sum())] += 1
+        whose.update(has.nonzero().flatten().tolist())
+    assert sorted(counts) == [1, 2, 3, 4]
+    assert all(70 < count < 130 for count in counts.values())
+    assert all(210 < count < 290 for count in whose.values())
+    whole = data.collate([group], prompts=draw, seeds=[399])
+    assert torch.equal(batch.prompts[has], whole.prompts[has])

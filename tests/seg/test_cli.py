@@ -13,8 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from interconv_seg import data, evaluation, inference, preparation, reports, runs, training
+import yaml
+from interconv_seg import data, evaluation, inference, preparation, reports, training
+from interconv_seg.checkpoints import load_checkpoint
 from interconv_seg.cli import doctor, main
+from interconv_seg.config import Config
 from PIL import Image
 
 import interconv_kernels as ik
@@ -81,9 +84,9 @@ def says(capsys, code, *arguments):
 
 def test_what_a_run_leaves(work):
     for folder in ("ours/seed0", "ours/seed1", "base/seed0", "clicks/seed0"):
-        config = json.loads((work / folder / "config.json").read_text())
+        config = yaml.safe_load((work / folder / "config.yaml").read_text())
         assert config["seed"] == int(folder[-1])
-        assert config["labels"] == ({} if "clicks" in folder else {"3": "3", "7": "7"})
+        assert config["labels"] == ({} if "clicks" in folder else {3: "3", 7: "7"})
         steps = [int(row["step"]) for row in csv.DictReader((work / folder / "metrics.csv").open())]
         assert steps == ([2] if "clicks" in folder else [2, 4])
         assert list((work / folder / "tensorboard").glob("events*"))
@@ -138,7 +141,7 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
     Image.fromarray(random.integers(0, 255, (9, 40), dtype=np.uint8)).save(data / "c.png")
     runs = [work / "ours/seed0", work / "ours/seed1"]
     out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "masks")
-    assert "6 images in 1 sets: 3 masks" in out
+    assert "6 images in 1 set (subject): 3 masks" in out
     for name, shape in (("a", (18, 30, 3)), ("b", (33, 21, 2))):
         mask = nib.load(tmp_path / f"masks/{name}.nii.gz")
         assert mask.shape == shape
@@ -151,7 +154,7 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
     says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set-size", "1")
     (data / "sets.csv").write_text("set,image\nx,a.nii.gz\ny,b.nii.gz\n")
     out = says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "sets")
-    assert "5 images in 2 sets: 2 masks" in out
+    assert "5 images in 2 sets (subject): 2 masks" in out
 
 
 def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
@@ -166,8 +169,36 @@ def test_segment_divides_large_sets(work, tmp_path, monkeypatch, capsys):
         (tmp_path / "s").mkdir(exist_ok=True)
         write_subjects(tmp_path / "s", count=3)
         seen.clear()
-        data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / "m"]
+        data = ["--data", tmp_path / "s", "--max-set-size", maximum, "--out", tmp_path / maximum]
         says(capsys, 0, "segment", work / "ours/seed0", *data)
+        assert seen == lengths
+
+
+def test_segment_follows_the_rule_of_the_run(work, tmp_path, monkeypatch, capsys):
+    from interconv_seg.inference import Ensemble
+
+    seen = []
+    probabilities = Ensemble.probabilities
+    monkeypatch.setattr(
+        Ensemble, "probabilities", lambda self, batch: seen.append(batch.sets.lengths) or probabilities(self, batch)
+    )
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s", count=2)  # 2 + 3 images
+    (tmp_path / "prompts").mkdir()
+    Image.fromarray(np.eye(20, 24, dtype=np.uint8)).save(tmp_path / "prompts/p0_1.png")
+    for run, options, lengths, said in (
+        ("ours", [], [(2,), (3,)], "5 images in 2 sets (subject): 5 masks"),
+        ("ours", ["--sets-of", "all"], [(5,)], "5 images in 1 set (all): 5 masks"),
+        (
+            "clicks",
+            ["--prompts", tmp_path / "prompts"],
+            [(3,), (2,)],
+            "1 set (task), at most 3 together",
+        ),
+    ):
+        seen.clear()
+        segment = ["segment", work / run / "seed0", "--data", tmp_path / "s", "--overwrite", "--out", tmp_path / "m"]
+        assert said in says(capsys, 0, *segment, *options)
         assert seen == lengths
 
 
@@ -185,8 +216,95 @@ def test_segment_from_prompts(work, tmp_path, capsys):
 
     assert "interactive mode: expected prompts" in says(capsys, 2, *arguments)
     assert "no such folder" in says(capsys, 2, *arguments, "--prompts", tmp_path / "none")
+    arguments += ["--prompts", tmp_path / "prompts"]
+    assert "--overwrite" in says(capsys, 2, *arguments)
+    Image.fromarray(drawn).save(tmp_path / "prompts/p0_9.png")
+    assert "p0_9.png: is named as none of the images, expected some of p0_0.png" in says(capsys, 2, *arguments)
+    (tmp_path / "prompts/p0_9.png").unlink()
     Image.fromarray(drawn + 1).save(tmp_path / "prompts/p0_1.png")
-    assert "p0_1.png: holds 3" in says(capsys, 2, *arguments, "--prompts", tmp_path / "prompts")
+    assert "p0_1.png: holds 3" in says(capsys, 2, *arguments, "--overwrite")
+    (tmp_path / "prompts/p0_1.png").unlink()
+    assert "prompts: holds no prompts" in says(capsys, 2, *arguments)
+
+
+def test_a_run_keeps_its_split(work, tmp_path, capsys):
+    written = json.loads((work / "ours/seed0/split.json").read_text())
+    assert sorted(subject for part in written["scans"].values() for subject in part) == [f"p{i}" for i in range(6)]
+    train, [validation], [test] = written["scans"]["train"], written["scans"]["validation"], written["scans"]["test"]
+    given = {"scans": {"train": train, "validation": [test], "test": [validation]}}
+    (tmp_path / "split.json").write_text(json.dumps(given))
+    task = ["--mode", "automatic", "--data", work / "scans", *TINY, "--steps", "2", "--split", tmp_path / "split.json"]
+    says(capsys, 0, "train", *task, "--out", tmp_path / "runs")
+    assert json.loads((tmp_path / "runs/seed0/split.json").read_text()) == given
+    for run, subject in ((tmp_path / "runs/seed0", validation), (work / "ours/seed0", test)):
+        says(capsys, 0, "evaluate", run, "--data", work / "scans", "--part", "test", "--out", tmp_path / "results")
+        with (tmp_path / "results/scores.csv").open() as file:
+            assert {row["subject"] for row in csv.DictReader(file)} == {subject}
+    assert "--validation" in says(capsys, 2, "train", *task, "--out", tmp_path / "r2", "--validation", work / "scans")
+
+
+def test_resume_extends_and_says_what_differs(work, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s")
+    task = ["--mode", "automatic", "--data", tmp_path / "s", *TINY]
+    says(capsys, 0, "train", *task, "--steps", "2", "--out", tmp_path / "runs")
+    resume = ["train", "--resume", tmp_path / "runs/seed0", "--device", "cpu"]
+    message = says(capsys, 2, *resume, "--steps", "4", "--learning-rate", "0.5")
+    assert "--steps 4 (the run has 2), --learning-rate 0.5 (the run has 0.001); --extend" in message
+    says(capsys, 0, *resume, "--steps", "2", "--data", tmp_path / "s")
+    assert "ended at step 4" in says(capsys, 0, *resume, "--extend", "2")
+    assert "--extend: expected --resume" in says(capsys, 2, "train", *task, "--extend", "2", "--out", tmp_path / "r")
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "s/p2_1.png")
+    message = says(capsys, 2, *resume, "--extend", "2")
+    assert "its data are not those it began with (1 changed, such as s/p2/p2_1)" in message
+
+
+def test_fine_tune_takes_the_network_of_the_run(work, tmp_path, capsys):
+    task = ["--mode", "automatic", "--data", work / "scans", "--size", "16x16", "--device", "cpu", "--steps", "1"]
+    tune = ["train", *task, "--fine-tune", work / "ours/seed0", "--out"]
+    says(capsys, 0, *tune, tmp_path / "runs")
+    config = yaml.safe_load((tmp_path / "runs/seed0/config.yaml").read_text())
+    assert (config["network"], config["features"], config["interconv"]) == ("simpleunet", 2, "replace")
+    assert config["initial"] == str(work / "ours/seed0")
+    assert "does not fit the network" in says(capsys, 2, *tune, tmp_path / "other", "--features", "3")
+
+
+def test_recipes_files_and_options_in_this_order(work, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(
+        "# mine\nnetwork: simpleunet\nfeatures: 2\nsize: [16, 16]\nclip: 3.0\nsteps: 7\n"
+    )
+    start = ["train", "--mode", "automatic", "--data", work / "scans", "--recipe", "small", "--steps", "1"]
+    says(capsys, 0, *start, "--config", tmp_path / "run.yaml", "--out", tmp_path / "r", "--device", "cpu")
+    config = yaml.safe_load((tmp_path / "r/seed0/config.yaml").read_text())
+    assert (config["steps"], config["clip"], config["schedule"], config["size"]) == (1, 3.0, "cosine", [16, 16])
+    (tmp_path / "run.yaml").write_text("stepz: 7\n")
+    message = says(capsys, 2, *start, "--config", tmp_path / "run.yaml", "--out", tmp_path / "s")
+    assert "run.yaml" in message
+    assert "'stepz': expected one of" in message
+
+
+def test_out_of_memory_is_one_line(work, tmp_path, capsys, monkeypatch):
+    def fail(self, batch):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(training.Training, "run_step", fail)
+    task = ["--mode", "automatic", "--data", work / "scans", *TINY, "--steps", "1", "--out", tmp_path / "runs"]
+    assert "out of memory" in says(capsys, 1, "train", *task)
+
+
+def test_segment_never_replaces_what_it_reads(work, tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    write_subjects(tmp_path / "s", count=2)
+    before = {file: file.read_bytes() for file in (tmp_path / "s").iterdir()}
+    segment = ["segment", work / "ours/seed0", "--data", tmp_path / "s", "--out"]
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    for out in (tmp_path / "s", tmp_path / "link", tmp_path / "s/../s"):
+        assert "the folder of the images" in says(capsys, 2, *segment, out, "--overwrite")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/p1_1.png").symlink_to(tmp_path / "s/p1_1.png")
+    assert "p1_1.png" in says(capsys, 2, *segment, tmp_path / "m", "--overwrite")
+    assert [file.name for file in (tmp_path / "m").iterdir()] == ["p1_1.png"]
+    assert {file: file.read_bytes() for file in (tmp_path / "s").iterdir()} == before
 
 
 def test_prompts_models_version(work, tmp_path, capsys):
@@ -241,7 +359,7 @@ def test_user_errors_are_one_line(work, tmp_path, capsys):
     out = ["--out", tmp_path / "out"]
     train = ["train", "--mode", "automatic", *TINY, "--steps", "2"]
     errors = {
-        "config.json": ["segment", tmp_path, "--data", scans, *out],
+        "config.yaml": ["segment", tmp_path, "--data", scans, *out],
         "x.png": ["segment", run, "--data", tmp_path / "broken", *out],
         "nowhere": ["evaluate", run, "--data", tmp_path / "nowhere", *out],
         "labels none": [*train, "--data", tmp_path / "broken", *out],
@@ -270,7 +388,7 @@ def test_help_has_an_example(command, capsys):
 
 def test_the_commands_do_what_python_does(work, tmp_path, capsys):
     run, data_path = work / "ours/seed0", str(work / "scans")
-    config = runs.Config.read(run)
+    config = Config.read(run)
     groups, held_out = (preparation.load_groups(config, [data_path], part) for part in ("train", "validation"))
     batches, validation = preparation.training_batches(config, groups), preparation.validation_batches(config, held_out)
     training.train(tmp_path / "run", config, batches, validation)
@@ -293,7 +411,7 @@ def test_the_commands_do_what_python_does(work, tmp_path, capsys):
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):
     arguments = ["train", "--mode", "automatic", "--data", str(work / "scans"), *TINY, "--sets-per-batch", "2"]
-    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--no-augment"]
+    arguments += ["--interval", "10", "--steps", "100", "--out", str(tmp_path), "--augmentation", "none"]
     code = "import sys; from interconv_seg.cli import main; sys.exit(main(sys.argv[1:]))"
     child = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "seed0/metrics.csv"
@@ -304,7 +422,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(work, tmp_path, capsys):
     assert child.returncode == 130, err
     assert f"interconv train --resume {tmp_path}/seed0" in err
     assert "Traceback" not in err
-    reached = torch.load(tmp_path / "seed0/last.pt")["step"]
+    reached = load_checkpoint(tmp_path / "seed0/last.pt", "cpu")["step"]
     assert 10 <= reached < 100
     out = says(capsys, 0, "train", "--resume", tmp_path / "seed0", "--device", "cpu")
     assert "ended at step 100 (the last step)" in out

@@ -11,11 +11,12 @@ import pytest
 import torch
 from interconv_seg import plots, reports
 from interconv_seg.data import DataError
+from interconv_seg.data.files import IGNORED
 from interconv_seg.data.scans import Collection
 from interconv_seg.estimates import Estimate, estimate, improvement
 from interconv_seg.evaluation import Score, divide, evaluate, mean_dice
 from interconv_seg.metrics import dice_scores
-from interconv_seg.preparation import load_groups, split, to_classes, training_batches, validation_batches
+from interconv_seg.preparation import load_groups, to_classes, training_batches, validation_batches
 from scipy.integrate import quad
 from seg_common import BINARY, CLASSES, Spy, group
 
@@ -202,18 +203,6 @@ def test_pictures(tmp_path):
 # From data to sets
 
 
-def test_the_split_is_by_subject_and_whole():
-    samples = group(40).samples  # 20 subjects
-    parts = {part: split(samples, part) for part in ("train", "validation", "test")}
-    subjects = {part: {s.subject for s in own} for part, own in parts.items()}
-    assert {part: len(own) for part, own in subjects.items()} == {"train": 12, "validation": 4, "test": 4}
-    assert len(set.union(*subjects.values())) == 20
-    assert sum(map(len, parts.values())) == 40
-    assert split(samples[::-1], "test")[::-1] == parts["test"]
-    with pytest.raises(DataError, match="at least 3"):
-        split(samples[:4], "train")
-
-
 def test_values_of_masks_become_classes():
     config = replace(CLASSES, labels={40: "b", 7: "a"})
     [sample] = group(1).samples
@@ -224,6 +213,21 @@ def test_values_of_masks_become_classes():
         other = replace(sample, mask=torch.tensor([[0, wrong]], dtype=torch.int16))
         with pytest.raises(DataError, match=rf"c/g0: the mask holds {wrong}, expected 0, 7, 40"):
             to_classes([other], config, Collection("c", (), {}))
+
+
+def test_images_without_masks_take_part_and_are_not_scored(tmp_path, arrays):
+    labelled = np.isin(np.arange(12), (1, 6))  # none of the third subject
+    np.savez(tmp_path / "some.npz", **arrays, has_label=labelled)
+    config = replace(CLASSES, labels={1: "grey", 2: "white"}, set_sizes=None)
+    groups = load_groups(config, [str(tmp_path / "some.npz")])
+    assert [(g.name, len(g.samples)) for g in groups] == [("some/axial/s0", 2), ("some/coronal/s1", 2)]
+    for batch in (training_batches(config, groups)[0], *validation_batches(config, groups)):
+        ignored = (batch.masks == IGNORED).flatten(1).all(1)
+        assert ignored.sum() == len(batch.groups)
+        assert (batch.masks[~ignored] >= 0).all()
+    scores = evaluate(Spy(config), groups, set_sizes=[None])
+    assert sum(not math.isnan(score.mean) for score in scores) == 2
+    assert {score.sample.split("/")[-1] for score in scores if not math.isnan(score.mean)} == {"1", "6"}
 
 
 def test_groups_of_both_modes(tmp_path, arrays):
@@ -237,9 +241,9 @@ def test_groups_of_both_modes(tmp_path, arrays):
         load_groups(BINARY, [path], min_images=7)
     with pytest.raises(DataError, match="name of another"):
         load_groups(automatic, [path, path])
-    np.savez(tmp_path / "some.npz", **arrays, has_label=np.arange(12) > 0)
-    with pytest.raises(DataError, match="some/s0/coronal/0: no mask"):
-        load_groups(automatic, [str(tmp_path / "some.npz")])
+    np.savez(tmp_path / "none.npz", **arrays, has_label=np.zeros(12, bool))
+    with pytest.raises(DataError, match="none: no image has a mask"):
+        load_groups(automatic, [str(tmp_path / "none.npz")])
     batch = training_batches(BINARY, tasks)[0]
     assert batch.inputs.shape[1] == 3
     assert batch.masks.max() == 1

@@ -108,13 +108,39 @@ def test_masks(tmp_path, save):
     refused(save(tmp_path / "rgb.png", np.zeros((2, 2, 3), np.uint8)), "rgb.png", "one channel", read=read_mask)
 
 
+def test_jpeg_masks(tmp_path, rng):
+    disc = np.zeros((64, 64), np.uint8)
+    disc[20:40, 15:50] = 255
+    Image.fromarray(disc).save(tmp_path / "m.jpg", quality=95)
+    assert len(np.unique(np.array(Image.open(tmp_path / "m.jpg")))) > 2
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.jpg"), disc // 255)
+    Image.fromarray(disc // 255 * 3).save(tmp_path / "m.jpg")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.jpg"), 0 * disc)
+    Image.fromarray(rng.integers(0, 31, (64, 64), dtype=np.uint8) * 8).save(tmp_path / "m.jpg")
+    refused(tmp_path / "m.jpg", "m.jpg", "a JPEG mask with", "PNG", read=read_mask)
+
+
+def test_pipes_and_huge_images_are_refused_at_once(tmp_path, monkeypatch):
+    import os
+
+    for name in ("p.png", "p.nii", "p.npz"):
+        os.mkfifo(tmp_path / name)
+    for name, read in (("p.png", read_image), ("p.nii", read_image), ("p.npz", data.read)):
+        refused(tmp_path / name, name, "not a regular file", read=read)
+    monkeypatch.setattr(data.errors, "MAX_VALUES", 11)
+    Image.new("L", (4, 3)).save(tmp_path / "i.png")
+    refused(tmp_path / "i.png", "i.png", "4x3 values, expected at most 11", read=read_image)
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 3), np.uint8), np.eye(4)), tmp_path / "i.nii")
+    refused(tmp_path / "i.nii", "i.nii", "2x2x3 values", read=lambda path: read_image(path, 0))
+
+
 def test_nifti_is_sliced_along_an_axis(tmp_path, save, rng):
     volume, mask = rng.random((4, 5, 6)).astype(np.float32), rng.integers(0, 3, (4, 5, 6), dtype=np.uint8)
     save(tmp_path / "x/v.nii.gz", volume)
     save(tmp_path / "y/v.nii.gz", mask)
     (tmp_path / "sets.csv").write_text("set,image,mask\nanna,x/v.nii.gz,y/v.nii.gz\n")
-    for axis in range(3):
-        collection = data.read(tmp_path, axis=axis)
+    for axis, name in enumerate(("sagittal", "coronal", "axial")):
+        collection = data.read(tmp_path, axis=name)
         assert [scan.name for scan in collection.scans] == [f"x/v/{i:03d}" for i in range(volume.shape[axis])]
         assert {scan.subject for scan in collection.scans} == {"anna"}
         assert collection.labels == {1: "1", 2: "2"}

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from interconv_seg import data
+from interconv_seg.checkpoints import save_checkpoint
+from interconv_seg.config import Config
 from interconv_seg.data import DataError, collate
 from interconv_seg.inference import Ensemble, class_probabilities, segment
 from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run
+from interconv_seg.runs import Run
 from seg_common import BINARY, CLASSES, Spy, group
 
 LABELS = {3: "a", 7: "b"}
@@ -148,7 +150,7 @@ def test_runs_are_opened_from_their_folders(tmp_path):
     for seed in range(2):
         config = replace(CLASSES, seed=seed)
         config.write(tmp_path / str(seed))
-        torch.save({"network": config.new_network().state_dict()}, tmp_path / f"{seed}/best.pt")
+        save_checkpoint(tmp_path / f"{seed}/best.pt", {"network": config.new_network().state_dict()})
     found = Ensemble.open([tmp_path / "0", tmp_path / "1"])
     assert found.structures == ["a", "b"]
     assert Ensemble([Run(tmp_path, BINARY, BINARY.new_network())]).structures == ["label"]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from interconv_seg import automatic_loss, interactive_loss
+from interconv_seg.data.files import IGNORED
 
 import interconv_kernels as ik
 
@@ -48,6 +49,37 @@ def test_samples_are_summed_and_divided_by_the_number_of_sets(kind):
         expected = torch.tensor(sum(samples) / sets)
         torch.testing.assert_close(loss(logits, masks, lengths).double(), expected.double(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(loss(logits, masks, ik.Sets.from_size(3, 6)).item(), sum(samples) / 2, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("gamma", "squared"), [(20.0, True), (0.0, False), (2.0, True)])
+def test_the_loss_of_scribbleprompt(gamma, squared):
+    """Focal loss with any exponent, Dice with squared denominators (scribbleprompt/loss/focal_dice.py: 20, squared)."""
+    logits, masks = example("interactive")
+    total = 0.0
+    for y, m in zip(logits, masks, strict=True):
+        p, m = 1 / (1 + (-y[0].double()).exp()), m.double()
+        q = torch.where(m == 1, p, 1 - p)
+        total += float((-((1 - q) ** gamma) * q.log()).mean())
+        below = float((p**2).sum() + (m**2).sum()) if squared else float(p.sum() + m.sum())
+        total += 1 - (2 * float((p * m).sum()) + 1e-5) / (below + 1e-5)
+    found = interactive_loss(logits, masks, [2, 4], focal_gamma=gamma, squared_dice=squared)
+    torch.testing.assert_close(found.item(), total / 2, rtol=1e-5, atol=0)
+
+
+@each_loss
+def test_ignored_pixels_do_not_count(kind):
+    loss, sample_loss, _ = LOSSES[kind]
+    logits, masks = example(kind)
+    logits.requires_grad_()
+    masks[2, :, 3:] = masks[3] = IGNORED
+    kept = [(logits[i], masks[i]) for i in (0, 1, 4, 5)] + [(logits[2, :, :, :3], masks[2, :, :3])]
+    expected = sum(sample_loss(y.detach(), m) for y, m in kept) / 2
+    value = loss(logits, masks, [3, 3])
+    torch.testing.assert_close(value.item(), expected, rtol=1e-5, atol=0)
+    value.backward()
+    assert (logits.grad[2, :, :, 3:] == 0).all()
+    assert (logits.grad[3] == 0).all()
+    assert (logits.grad[2, :, :, :3] != 0).any()
 
 
 @each_loss

@@ -28,9 +28,9 @@ COUNTS = {
     ("nnunet", None, FULL): 20_638_025,
     ("nnunet", "replace", (23, 46, 92, 184, 368, 368)): 20_410_397,
     ("nnunet", "replace", FULL): 39_494_249,
-    ("swinunet", None, 96): 27_166_596,
-    ("swinunet", "replace", 84): 26_795_544,
-    ("swinunet", "replace", 96): 34_981_764,
+    ("swinunet", None, 96): 27_166_980,
+    ("swinunet", "replace", 84): 26_795_880,
+    ("swinunet", "replace", 96): 34_982_148,
     ("scribbleprompt", None, 192): 3_656_458,
     ("scribbleprompt", "replace", 137): 3_724_903,
 }  # fmt: skip

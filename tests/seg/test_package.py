@@ -9,8 +9,9 @@ import pytest
 FOLDER = Path(interconv_seg.__file__).parent
 # Each module may import only modules of the lines before it.
 LAYERS = (
-    {"seeding", "networks", "anatomy", "training_log", "estimates", "metrics", "losses"},
+    {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock"},
     {"prompts", "data"},
+    {"metrics", "losses", "config"},
     {"runs"},
     {"preparation", "inference"},
     {"training", "evaluation"},

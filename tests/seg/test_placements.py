@@ -14,8 +14,8 @@ def test_append_puts_an_interconv_after_layers_as_they_were(family):
     plain, appended = small(family, None), small(family, "append")
     pairs = [m for m in appended.modules() if type(m) is nn.Sequential and isinstance(m[-1], ik.InterConv2d)]
     assert len(pairs) == {"simpleunet": 9, "nnunet": 10, "swinunet": 14, "scribbleprompt": 9}[family]
-    for layer, interconv in pairs:
-        assert interconv.in_channels == interconv.out_channels == layer.out_channels
+    for _, interconv in pairs:
+        assert interconv.in_channels == interconv.out_channels
         assert interconv.kernel_size == ((1, 1) if family == "swinunet" else (3, 3))
         assert interconv.stride == (1, 1)
     extra = sum(p.numel() for _, interconv in pairs for p in interconv.parameters())
@@ -24,10 +24,10 @@ def test_append_puts_an_interconv_after_layers_as_they_were(family):
 
 # Which layers of the baseline become, or are followed by, InterConv layers. This fixes the keys of checkpoints.
 PATTERNS = {
-    "simpleunet": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
-    "nnunet": ("*.conv", "*.conv", 3),
+    "simpleunet": (nn.Conv2d, ("encoder.?", "bottom", "decoder.?", "last"), 3),
+    "nnunet": ("*.conv", ("encoder.?.?", "decoder.?.?"), 3),
     "swinunet": ("*.mlp.expand", "*.attention", 1),
-    "scribbleprompt": (nn.Conv2d, ("encoder.*.0", "bottom.0", "decoder.*.0", "last"), 3),
+    "scribbleprompt": (nn.Conv2d, ("encoder.?", "bottom", "decoder.?", "last"), 3),
 }
 
 
@@ -79,9 +79,38 @@ def test_layers_are_arguments_of_the_networks():
         (8, 4, 3, 1, 1),
         (4, 4, 3, 1, 1),
     ]
-    body = SwinUNet(features=6, attention=lambda channels, heads, shifted: nn.Identity())
-    assert not [name for name in body.state_dict() if "position_bias" in name]
-    assert body(torch.randn(1, 1, 32, 32)).shape == (1, 21, 32, 32)
+    calls.clear()
+    for network, features in ((SimpleUNet, 4), (NnUNet, (4, 6)), (SwinUNet, 6)):
+        network(1, 5, features, appended=lambda features: calls.append(features) or nn.Identity())
+    assert calls == [4] * 8 + [5] + [4] * 2 + [6] * 2 + [4] * 2 + [6, 6, 12, 12, 24, 24, 48, 48, 24, 24, 12, 12, 6, 6]
+
+
+def test_append_follows_the_activation():
+    """As in the authors' code: convolution, PReLU, InterConv (github.com/Catherine0505/InterConv, models.py)."""
+    for family in ("simpleunet", "scribbleprompt", "nnunet"):
+        for name, pair in small(family, "append").named_modules():
+            if (
+                type(pair) is nn.Sequential
+                and len(pair) == 2
+                and isinstance(pair[1], ik.InterConv2d)
+                and "last" not in name
+            ):
+                assert isinstance(list(pair[0].modules())[-1], (nn.PReLU, nn.LeakyReLU))
+
+
+def test_simpleunet_is_that_of_the_authors():
+    """The same outputs as a transcription of the forward pass in their code (models.py)."""
+    body = small("simpleunet", None).body.eval()
+    x = torch.randn(2, 2, 32, 48)
+    y, skips = body.first(x), []
+    for step in body.encoder:
+        y = step(y)
+        skips.append(y)
+        y = nn.MaxPool2d(2, 2)(y)
+    y = body.bottom(y)
+    for step in [*body.decoder, body.last]:
+        y = step(torch.cat((skips.pop(), nn.UpsamplingBilinear2d(scale_factor=2)(y)), dim=1))
+    torch.testing.assert_close(body(x), y)
 
 
 @pytest.mark.parametrize("family", SMALL)

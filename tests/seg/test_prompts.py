@@ -7,7 +7,7 @@ from interconv_seg import prompts
 from interconv_seg.prompts import draw_prompts
 from scipy import ndimage
 
-KINDS = ("scribble", "click", "mixed")
+KINDS = ("scribble", "click", "mixed", "both")
 
 
 def shapes(n, height=48, width=40, seed=0):
@@ -122,6 +122,15 @@ def test_prompts_depend_on_mask_and_seed_alone():
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw_prompts(masks[order], [seeds[i] for i in order]), together[order])
     assert not torch.equal(draw_prompts(masks, [seed + 1 for seed in seeds]), together)
+
+
+def test_both_kinds_in_one_image():
+    """Each prompt is that of one of the other kinds, each in about half of the cases."""
+    masks = disks(40)
+    both, click, scribble = (draw_prompts(masks, range(40), 1, 0, kind) for kind in ("both", "click", "scribble"))
+    is_click, is_scribble = ((both == other).flatten(1).all(1) for other in (click, scribble))
+    assert (is_click | is_scribble).all()
+    assert 10 < int(is_click.sum()) < 30
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,7 +48,7 @@ def test_nnunet_volumes_and_test_images(nnunet, save, rng):
     assert collection.scans[2].load().image.shape == (2, 4, 5)
     assert collection.scans[2].load().mask is None
     save(nnunet / "imagesTs/c_0001.nii.gz", rng.random((4, 5, 2)))
-    refused(nnunet, "c_0001.nii.gz", "2 slices", "expected 3", read=data.read_nnunet, split="Ts")
+    refused(nnunet, "c_0001.nii.gz", "4x5x2", "expected 4x5x3", read=data.read_nnunet, split="Ts")
 
 
 def test_nnunet_colours_in_one_file(nnunet, save, rng):
@@ -73,6 +73,7 @@ def test_broken_nnunet_folders(nnunet, save):
     good = json.loads((nnunet / "dataset.json").read_text())
     for change, word in (
         ({"labels": {"background": 0, "both": [1, 2]}}, "both"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "unique"),
         ({"labels": {"0": "background"}}, "class indices"),
         ({"labels": []}, "labels"),
         ({"channel_names": None}, "channel_names"),
@@ -84,6 +85,30 @@ def test_broken_nnunet_folders(nnunet, save):
     for text in ("", "[1]", "{", "\x00"):
         (nnunet / "dataset.json").write_text(text)
         refused(nnunet, "dataset.json")
+
+
+def test_nnunet_without_labels(nnunet, save, rng):
+    for case in "ab":
+        (nnunet / f"labelsTr/{case}.png").unlink()
+    refused(nnunet, "labelsTr/a.png", "no such file")
+    (nnunet / "labelsTr").rmdir()
+    assert [scan.mask_reader for scan in data.read(nnunet).scans] == [None, None]
+    for channel in range(2):
+        save(nnunet / f"imagesTs/c_{channel:04d}.png", rng.integers(0, 256, (8, 10), dtype=np.uint8))
+    [scan] = data.read(nnunet / "imagesTs").scans
+    assert (scan.case, len(scan.image_readers), scan.mask_reader) == ("c", 2, None)
+    [file] = data.write_masks(nnunet / "out", [scan], [torch.zeros(8, 10)])
+    assert file.name == "c.png"
+
+
+def test_an_ignore_label_is_not_a_class(nnunet, save):
+    about = json.loads((nnunet / "dataset.json").read_text())
+    (nnunet / "dataset.json").write_text(json.dumps(about | {"labels": {"background": 0, "grey": 1, "ignore": 2}}))
+    mask = np.arange(80, dtype=np.uint8).reshape(8, 10) % 3
+    save(nnunet / "labelsTr/a.png", mask)
+    collection = data.read(nnunet)
+    assert collection.labels == {1: "grey"}
+    np.testing.assert_array_equal(collection.scans[0].load().mask, np.where(mask == 2, -1, mask.astype(int)))
 
 
 # Plain folders
@@ -130,20 +155,33 @@ def test_sets_csv(tmp_path, save, rng):
         ("set,image\n,a.png\n", "line 2"),
         ("set,image\ns,a.png\nt,a.png", "two images are named a"),
         ("set,image\ns,sets.csv", "expected an image file"),
+        ("set,image\ns,a.png\ns,./b.png", "a and b are the same file"),
+        ("set,image,image_t2\ns,a.png,\n", "line 2"),
+        ("set,image,image_t2\ns,a.png,missing.png\n", "missing.png"),
         ("set,image,mask\ns,a.png,a.png", "a.png"),
         ('set,image\ns,"a.png\n', "sets.csv"),
     ],
 )
 def test_broken_sets_csv(tmp_path, save, text, word):
     save(tmp_path / "a.png", np.full((2, 2, 3), 9, np.uint8))
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
     (tmp_path / "sets.csv").write_text(text)
     refused(tmp_path, str(tmp_path), word)
+
+
+def test_sets_csv_with_several_channels(tmp_path, save):
+    for name, value in (("t1", 10), ("t2", 20), ("pd", 30)):
+        save(tmp_path / f"{name}.png", np.full((4, 4), value, np.uint8))
+    (tmp_path / "sets.csv").write_text("set,image_t2,image,image_pd\ns,t2.png,t1.png,pd.png\n")
+    [scan] = data.read(tmp_path).scans
+    assert [int(read().max()) for read in scan.image_readers] == [10, 20, 30]
+    assert scan.case == "t1"
 
 
 def test_nothing_to_read(tmp_path):
     refused(tmp_path, "no images")
     refused(tmp_path / "nowhere", "nowhere")
-    refused(tmp_path / "nowhere.npz", "nowhere.npz", "No such file")
+    refused(tmp_path / "nowhere.npz", "nowhere.npz", "no such file")
 
 
 # .npz
@@ -164,6 +202,11 @@ def test_npz(tmp_path, arrays):
             assert sample.mask is None
         else:
             np.testing.assert_array_equal(sample.mask, arrays["labels"][i])
+
+
+def test_an_npz_of_several_data_sets(tmp_path, arrays):
+    np.savez(tmp_path / "toy.npz", **arrays, tasks=np.array(["x", "y"] * 6))
+    assert {scan.task for scan in data.read(tmp_path / "toy.npz").scans} == {"toy/x/coronal", "toy/y/axial"}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +241,7 @@ def test_segmentations_of_volumes_keep_the_affine(tmp_path, save, rng):
     save(tmp_path / "in/v.nii.gz", rng.random((4, 5, 6, 1)).astype(np.float32), affine)
     save(tmp_path / "in/flat.nii", rng.random((4, 5, 1)).astype(np.float32), affine)
     save(tmp_path / "in/p.png", rng.integers(0, 200, (3, 4), dtype=np.uint8))
-    scans = data.read(tmp_path / "in", axis=1).scans
+    scans = data.read(tmp_path / "in", axis="coronal").scans
     truth = rng.integers(0, 9, (4, 5, 6))
     masks = {"v": truth, "flat": truth[..., 0], "p": truth[:3, :4, 1] * 300}
     given = [torch.tensor(masks[scan.case] if scan.index is None else truth[:, scan.index]) for scan in scans]
@@ -236,5 +279,5 @@ def test_real_images():
         collection = data.read(file)
         samples = collection.load(channels=1)
         assert {sample.image.shape for sample in samples} == {samples[0].image.shape}
-        assert data.by_task(samples, collection.labels)
-        assert data.by_subject(samples)
+        assert data.group_samples(samples, "task", collection.labels)
+        assert data.group_samples(samples, "subject")

@@ -1,21 +1,25 @@
 """Training: the same bits after a kill, early stopping, accumulation, precision, the files of a run."""
 
 import csv
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from interconv_seg import training
+from interconv_seg.checkpoints import load_checkpoint, save_checkpoint
+from interconv_seg.config import RECIPES, Config, read_recipe
 from interconv_seg.data import Group, Sample, SetBatches, collate
+from interconv_seg.networks.registry import SIZES
 from interconv_seg.prompts import draw_prompts
-from interconv_seg.runs import Config, Run, common_config, load_checkpoint
+from interconv_seg.runs import Run, common_config
 from interconv_seg.training import Training, train
 
 CONFIG = Config(
@@ -195,6 +199,27 @@ def test_the_schedule():
         rates.append(run.learning_rate)
     assert rates == pytest.approx([1e-2, 0.5e-2, 0])
     assert Training(CONFIG).learning_rate == 1e-2
+    run = Training(replace(CONFIG, schedule="poly", steps=100))
+    run.step = 75
+    assert run.learning_rate == pytest.approx(1e-2 * 0.25**0.9)
+
+
+def test_optimizers_and_clipping():
+    run = Training(replace(CONFIG, optimizer="sgd", learning_rate=1e-2, weight_decay=3e-5, clip=1e-3))
+    assert isinstance(run.optimizer, torch.optim.SGD)
+    assert run.optimizer.defaults | {"momentum": 0.99, "nesterov": True, "weight_decay": 3e-5} == run.optimizer.defaults
+    run.run_step(collate(groups(2)))
+    gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+    assert float(torch.stack([g.norm() for g in gradients]).norm()) == pytest.approx(1e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_configurations(name):
+    values = {"mode": "automatic", **read_recipe(name)}
+    config = Config(**values, labels={1: "a"} if values["mode"] == "automatic" else {})
+    assert config.network in SIZES
+    with torch.device("meta"):
+        config.new_network()
 
 
 def test_a_run_has_the_weights_of_the_lowest_validation_loss(tmp_path):
@@ -226,16 +251,8 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
         train(tmp_path, CONFIG, SetBatches(groups()), [])
 
 
-def test_old_config_files_can_be_read(tmp_path):
-    CONFIG.write(tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    values["sets"] = values.pop("sets_per_batch")
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert Config.read(tmp_path) == CONFIG
-
-
 def test_broken_runs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match=r"no config\.yaml"):
         Run.open(tmp_path)
     CONFIG.write(tmp_path)
     assert Config.read(tmp_path) == CONFIG
@@ -244,20 +261,112 @@ def test_broken_runs_are_refused(tmp_path):
     (tmp_path / "best.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ValueError, match=r"best\.pt: cannot be read"):
         Run.open(tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    for broken in ("{", "[]", json.dumps({**values, "steps": 0}), json.dumps({**values, "stepz": 1})):
-        (tmp_path / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match=r"config\.json: cannot be used"):
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert values["size"] == [16, 16]
+    for broken in ("{", "[]", "", "a: b: c", *(yaml.safe_dump({**values, **x}) for x in ({"steps": 0}, {"stepz": 1}))):
+        (tmp_path / "config.yaml").write_text(broken)
+        with pytest.raises(ValueError, match=r"config\.yaml: "):
             Config.read(tmp_path)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"sets_per_batch": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}, {"labels": {}}, {"accumulate": 0}],
+    [
+        {"sets_per_batch": 0},
+        {"sets_per_batch": 10**6},
+        {"steps": 10**12},
+        {"size": (16, 100_000)},
+        {"features": -1},
+        {"features": (4, 10**6)},
+        {"set_sizes": (3, 2)},
+        {"set_sizes": (0, 2)},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"labels": {}},
+        {"accumulate": 0},
+    ],
 )
 def test_a_config_is_checked(change):
     with pytest.raises(ValueError, match="expected"):
         replace(CONFIG, **change)
+
+
+def test_every_changed_byte_of_a_checkpoint_is_noticed(tmp_path):
+    train_discs(tmp_path / "run", replace(CONFIG, steps=1))
+    file = tmp_path / "run/best.pt"
+    whole = file.read_bytes()
+    before = load_checkpoint(file, "cpu")
+    for position in range(0, len(whole), max(1, len(whole) // 200)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        with suppress(ValueError):  # none where the byte is padding of the archive
+            torch.testing.assert_close(load_checkpoint(file, "cpu"), before, rtol=0, atol=0)
+    values = torch.arange(4.0)
+    save_checkpoint(file, {"network": {"w": values}})
+    flipped = file.read_bytes().replace(values.numpy().tobytes(), torch.tensor([0.0, 1, 2, 3.0001]).numpy().tobytes())
+    file.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"best\.pt: (has changed|cannot be read)"):
+        load_checkpoint(file, "cpu")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    save_checkpoint(tmp_path / "best.pt", {"network": {"w": torch.tensor([1.0, value])}})
+    with pytest.raises(ValueError, match=r"best\.pt: w holds values that are not finite"):
+        load_checkpoint(tmp_path / "best.pt", "cpu")
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    train_discs(tmp_path, replace(CONFIG, steps=1))
+    replace(CONFIG, features=4).write(tmp_path)
+    with pytest.raises(ValueError, match=r"best\.pt: does not fit the network"):
+        Run.open(tmp_path)
+    with pytest.raises(ValueError, match=r"last\.pt: does not fit the training"):
+        train_discs(tmp_path, replace(CONFIG, features=4))
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    train_discs(tmp_path, replace(CONFIG, steps=3))
+    before = (tmp_path / "last.pt").read_bytes()
+    config = replace(CONFIG, steps=6)
+    config.write(tmp_path)
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"\.pt: cannot be written .*is the disk full"):
+        train_discs(tmp_path, config)
+    monkeypatch.undo()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".partial*"))
+    assert train_discs(tmp_path, config).step == 6
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from interconv_seg.folder_lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(ValueError, match=rf"process {other.pid} on .* trains in it"):
+        train_discs(tmp_path)
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    train_discs(tmp_path, replace(CONFIG, steps=1))
+
+
+def test_fine_tuning_starts_from_the_best_weights(tmp_path):
+    train_discs(tmp_path / "first", replace(CONFIG, steps=3))
+    best = load_checkpoint(tmp_path / "first/best.pt", "cpu")["network"]
+    config = replace(CONFIG, initial=str(tmp_path / "first"), learning_rate=1e-12, steps=1, seed=5)
+    tuned = train_discs(tmp_path / "second", config).network.state_dict()
+    torch.testing.assert_close(dict(tuned), dict(best), rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="does not fit the network"):
+        train_discs(tmp_path / "third", replace(config, features=4))
 
 
 def test_runs_that_do_not_fit_together(tmp_path):

@@ -2,7 +2,8 @@
 
 Each subcommand is a module with `add(subparsers)` and `run(args)`, which returns its exit code.
 
-Exit codes: 0 success; 1 a check failed or a training diverged; 2 the request cannot be fulfilled; 130 Ctrl-C.
+Exit codes: 0 success; 1 a check failed, a training diverged or memory ran out; 2 the request cannot be fulfilled; 130
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections.abc import Sequence
 from interconv_kernels._version import __version__
 
 from . import doctor, evaluate, models, prompts, segment, train
+
+# What torch says, on the CPU and on GPUs.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.name} is not installed: pip install 'interconv-kernels[seg]'", 2)
     except (ValueError, TypeError, OSError) as error:
         return _fail(str(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)):
+            raise
+        return _fail(f"out of memory ({str(error).splitlines()[0] if str(error) else 'MemoryError'})", 1)
 
 
 def _fail(message: str, code: int) -> int:

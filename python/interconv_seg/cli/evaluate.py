@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_runs, device_of, positive_int
+from .options import add_command, add_data, add_device, add_runs, add_split, device_of, positive_int
 
 if TYPE_CHECKING:
-    from ..data import Group
+    from ..config import Config
+    from ..data import Group, Split
     from ..evaluation import Score
     from ..inference import Ensemble
-    from ..runs import Config
 
 EXAMPLE = """\
   interconv evaluate runs/interconv/seed* --baseline runs/baseline/seed* --data scans/ --part test --out results/"""
@@ -35,6 +35,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--baseline", metavar="RUN", nargs="+", type=Path, help="runs to compare with")
     add_data(parser, "folders or .npz files with masks", required=True)
     parser.add_argument("--part", choices=("test", "validation", "train"), help="part of the subjects (default: all)")
+    add_split(parser)
     parser.add_argument(
         "--set-sizes",
         metavar="K",
@@ -51,7 +52,10 @@ def add(subparsers: Any) -> None:
         help="numbers of positive prompts, and of negative ones (interactive mode; default: 1 2 4 8)",
     )
     parser.add_argument(
-        "--kind", choices=("mixed", "scribble", "click"), default="mixed", help="kind of the prompts (default: mixed)"
+        "--kind",
+        choices=("mixed", "both", "scribble", "click"),
+        default="mixed",
+        help="kind of the prompts (default: mixed)",
     )
     parser.add_argument(
         "--prompt-seeds",
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from ..preparation import load_groups
 
     network, baseline = _open(args)
-    groups = load_groups(network.config, args.data, args.part)
+    groups = load_groups(network.config, args.data, args.part, split=_split(args))
     conditions = _conditions(network.config, args)
     scores = evaluate(network, groups, **conditions)
     baseline_scores = None if baseline is None else evaluate(baseline, groups, **conditions)
@@ -86,6 +90,14 @@ def run(args: argparse.Namespace) -> int:
     _draw(args, groups, {"network": network} if baseline is None else {"baseline": baseline, "network": network})
     print(f"Tables and pictures: {args.out}")
     return 0
+
+
+def _split(args: argparse.Namespace) -> Split | None:
+    """The split that is given, or that of the first run."""
+    from ..data import Split
+
+    file = args.split or args.runs[0] / "split.json"
+    return Split.read(file) if args.split is not None or file.exists() else None
 
 
 def _open(args: argparse.Namespace) -> tuple[Ensemble, Ensemble | None]:

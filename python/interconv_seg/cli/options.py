@@ -45,6 +45,47 @@ def add_data(parser: Any, text: str, **options: Any) -> None:
     parser.add_argument("--data", metavar="PATH", nargs="+", help=text, **options)
 
 
+def add_grouping(parser: Any) -> None:
+    """Adds --group-regex.
+
+    Args:
+        parser: of a command, or an argument group.
+    """
+    parser.add_argument(
+        "--group-regex",
+        metavar="REGEX",
+        help="finds the subject in the names of cases: 'patient[0-9]+' (default: as the reader of the data says)",
+    )
+
+
+def add_sets_of(parser: Any, default: str) -> None:
+    """Adds --sets-of.
+
+    Args:
+        parser: of a command, or an argument group.
+        default: as the help says it.
+    """
+    parser.add_argument(
+        "--sets-of",
+        choices=("subject", "task", "all"),
+        help=f"which images form a set: those of a subject, of a task, or all (default: {default})",
+    )
+
+
+def add_split(parser: Any) -> None:
+    """Adds --split.
+
+    Args:
+        parser: of a command, or an argument group.
+    """
+    parser.add_argument(
+        "--split",
+        metavar="FILE",
+        type=Path,
+        help="JSON with the subjects for training, validation and testing, such as the split.json of a run",
+    )
+
+
 def add_runs(parser: Any) -> None:
     """Adds the folders of the runs of an ensemble."""
     parser.add_argument(

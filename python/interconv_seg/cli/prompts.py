@@ -81,12 +81,12 @@ def _read(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """The first images with the label, [N,H,W], and its masks, bool [N,H,W]."""
     import torch
 
-    from ..data import by_task, read
+    from ..data import group_samples, read
 
     collection = read(args.data)
     labels = {value: name for value, name in collection.labels.items() if args.label in (None, name)}
     first_label = dict(list(labels.items())[:1])
-    tasks = by_task(collection.load(tuple(args.size)), first_label, min_images=1, one_per_subject=True)
+    tasks = group_samples(collection.load(tuple(args.size)), "task", first_label, one_per_subject=True)
     if not tasks:
         names = ", ".join(collection.labels.values())
         raise ValueError(f"{args.data}: no mask with label {args.label}, expected one of: {names}")

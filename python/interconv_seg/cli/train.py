@@ -7,14 +7,15 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, device_of, positive_int
+from .options import add_command, add_data, add_device, add_grouping, add_sets_of, add_split, device_of, positive_int
 
 if TYPE_CHECKING:
-    from ..runs import Config
+    from ..config import Config
+    from ..data import Split
 
 EXAMPLE = """\
   interconv train --mode automatic --data scans/ --network simpleunet-60K --out runs/interconv --seeds 0 1 2
@@ -23,44 +24,65 @@ EXAMPLE = """\
 
 
 def add(subparsers: Any) -> None:
-    """Adds the command and its options."""
+    """Adds the command and its options. Options that are not given have the value None."""
     parser = add_command(subparsers, "train", run, "train a network, once for each seed, or resume runs", EXAMPLE)
-    parser.add_argument(
-        "--resume", metavar="RUN", nargs="+", type=Path, help="resume these runs; only the execution options apply"
+    start = parser.add_argument_group("start")
+    start.add_argument("--resume", metavar="RUN", nargs="+", type=Path, help="resume these runs, with their options")
+    start.add_argument(
+        "--extend", metavar="STEPS", type=positive_int, help="with --resume: train for this many steps more"
     )
+    start.add_argument(
+        "--fine-tune",
+        metavar="RUN",
+        type=Path,
+        help="start from the best weights of this run, and take its network unless another is given",
+    )
+    start.add_argument(
+        "--recipe",
+        choices=("small", "paper-interactive", "paper-automatic", "nnunet"),
+        help="take what is not given from this recipe",
+    )
+    start.add_argument(
+        "--config", metavar="FILE", type=Path, help="take what is not given from this YAML file, as runs have it"
+    )
+    start.add_argument("--out", type=Path, help="folder for the runs OUT/seed0, ...")
+    start.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds, one run for each (default: 0)")
     task = parser.add_argument_group("task")
     task.add_argument("--mode", choices=("interactive", "automatic"), help="binary from prompts, or into classes")
     add_data(
         task,
         "folders or .npz files; without --validation, 60 %% of the subjects are for training, 20 %% for validation",
     )
+    task.add_argument("--validation", metavar="PATH", nargs="+", help="folders or .npz files to validate on")
     task.add_argument(
-        "--validation", metavar="PATH", nargs="+", default=[], help="folders or .npz files to validate on"
+        "--size", metavar="HxW", type=_image_size, help="size of the images, or 'stored' (default: 128x128)"
     )
-    task.add_argument(
-        "--size",
-        metavar="HxW",
-        type=_image_size,
-        default=(128, 128),
-        help="size of the images, or 'stored' (default: 128x128)",
-    )
-    task.add_argument("--channels", type=positive_int, default=1, help="channels of the images (default: %(default)s)")
+    task.add_argument("--channels", type=positive_int, help="channels of the images (default: 1)")
     task.add_argument(
         "--axis",
-        type=int,
-        choices=(0, 1, 2),
-        default=2,
-        help="axis along which volumes are sliced (default: %(default)s)",
+        choices=("sagittal", "coronal", "axial"),
+        help="anatomical plane of the slices of volumes (default: axial)",
     )
+    task.add_argument(
+        "--slices",
+        metavar="WHICH",
+        help="slices of volumes: all, middle, largest (with most labelled pixels) or every:N (default: all)",
+    )
+    add_grouping(task)
+    add_sets_of(task, "a task in interactive mode, a subject in automatic mode")
+    task.add_argument(
+        "--one-per-subject",
+        action="store_true",
+        default=None,
+        help="interactive mode: of each subject only the image with the largest area of the label",
+    )
+    add_split(task)
     network = parser.add_argument_group("network")
-    network.add_argument(
-        "--network", default="simpleunet-60K", help="a name that `interconv models` lists (default: %(default)s)"
-    )
+    network.add_argument("--network", help="a name that `interconv models` lists (default: simpleunet-60K)")
     network.add_argument(
         "--interconv",
         choices=("replace", "append", "none"),
-        default="replace",
-        help="placement of InterConv; none: the baseline (default: %(default)s)",
+        help="placement of InterConv; none: the baseline (default: replace)",
     )
     network.add_argument(
         "--features",
@@ -70,50 +92,46 @@ def add(subparsers: Any) -> None:
         help="features of the layers, only if --network is a family",
     )
     training = parser.add_argument_group("training")
-    training.add_argument("--out", type=Path, help="folder for the runs OUT/seed0, ...")
-    training.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", default=[0], help="seeds, one run for each (default: 0)"
-    )
-    training.add_argument(
-        "--sets-per-batch", metavar="B", type=positive_int, default=8, help="sets in a batch (default: %(default)s)"
-    )
+    training.add_argument("--sets-per-batch", metavar="B", type=positive_int, help="sets in a batch (default: 8)")
     training.add_argument(
         "--set-sizes",
         metavar="MIN-MAX",
         type=_set_sizes,
-        help="images in a set, or 'all' of a subject (default: 1-8; in automatic mode: all)",
+        help="images in a set, or 'all' of a group (default: 1-8; in automatic mode: all)",
     )
-    training.add_argument("--no-augment", action="store_true", help="do not augment the images")
     training.add_argument(
-        "--steps", type=positive_int, default=100_000, help="maximum number of steps (default: %(default)s)"
+        "--augmentation", choices=("none", "small", "scribbleprompt", "nnunet"), help="random changes (default: small)"
     )
-    training.add_argument("--interval", type=positive_int, default=125, help="steps between validations (default: 125)")
+    training.add_argument(
+        "--kind",
+        choices=("mixed", "both", "scribble", "click"),
+        help="kind of the prompts: of an image or (both) of each prompt (interactive mode; default: mixed)",
+    )
+    training.add_argument(
+        "--prompted",
+        choices=("all", "some"),
+        help="which images of a set have prompts (interactive mode; default: all)",
+    )
+    training.add_argument("--steps", type=positive_int, help="maximum number of steps (default: 100000)")
+    training.add_argument("--interval", type=positive_int, help="steps between validations (default: 125)")
     training.add_argument(
         "--patience",
         type=positive_int,
-        default=40_000,
-        help="steps without a lower validation loss before training stops (default: %(default)s)",
+        help="steps without a lower validation loss before training stops (default: 40000)",
     )
+    training.add_argument("--optimizer", choices=("adam", "sgd"), help="sgd: as nnU-Net's (default: adam)")
+    training.add_argument("--learning-rate", type=float, help="learning rate (default: 0.001)")
     training.add_argument(
-        "--learning-rate", type=float, default=1e-3, help="learning rate of Adam (default: %(default)s)"
+        "--schedule", choices=("constant", "cosine", "poly"), help="schedule of the learning rate (default: constant)"
     )
-    training.add_argument(
-        "--schedule",
-        choices=("constant", "cosine"),
-        default="constant",
-        help="schedule of the learning rate (default: %(default)s)",
-    )
+    training.add_argument("--clip", metavar="NORM", type=float, help="maximum norm of the gradient (default: no limit)")
     training.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="precision of the network, by autocast (default: %(default)s)",
+        help="precision of the network, by autocast (default: float32)",
     )
     training.add_argument(
-        "--accumulate",
-        type=positive_int,
-        default=1,
-        help="split each batch into this many parts, to save memory (default: %(default)s)",
+        "--accumulate", type=positive_int, help="split each batch into this many parts, to save memory (default: 1)"
     )
     execution = parser.add_argument_group("execution")
     add_device(execution)
@@ -128,41 +146,50 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains the run of each seed, one after the other."""
-    if args.resume is None:
-        missing = [name for name in ("mode", "data", "out") if getattr(args, name) is None]
-        if missing:
-            args.parser.error(f"expected --{', --'.join(missing)} (or --resume)")
+    if args.split is not None and args.validation:
+        args.parser.error("--split: expected no --validation with it")
+    if args.extend is not None and args.resume is None:
+        args.parser.error("--extend: expected --resume with it")
     import torch
 
-    from ..runs import Config
+    from ..config import FILE
+    from ..data import Split
 
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it
         torch.use_deterministic_algorithms(True)
     device = device_of(args)
     if args.resume is not None:
-        runs = [(folder, Config.read(folder)) for folder in args.resume]
+        runs = [(folder, _resumed(args, folder)) for folder in args.resume]
     else:
-        runs = [(args.out / f"seed{seed}", _config(args, seed)) for seed in args.seeds]
+        runs = [(args.out / f"seed{config.seed}", config) for config in _configs(args)]
         for folder, _ in runs:
-            if (folder / "config.json").exists():
+            if (folder / FILE).exists():
                 raise ValueError(f"{folder}: holds a run, expected a new folder, or --resume {folder}")
+    split = None if args.split is None else Split.read(args.split)
     for folder, config in runs:
-        _train(folder, config, device, args.workers)
+        _train(folder, config, split, device, args.workers)
     return 0
 
 
-def _train(folder: Path, config: Config, device: str, workers: int) -> None:
+def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int) -> None:
     """Trains or resumes one run."""
-    from ..preparation import load_groups, training_batches, validation_batches
+    from ..data import Split, read
+    from ..preparation import check_disjoint, check_unchanged, load_groups, training_batches, validation_batches
     from ..training import train
 
     if config.validation_data:
+        check_disjoint(config)
         groups = load_groups(config, config.data, min_images=1)
         held_out = load_groups(config, config.validation_data, min_images=1)
     else:
-        groups = load_groups(config, config.data, "train", min_images=1)
-        held_out = load_groups(config, config.data, "validation", min_images=1)
+        if not (folder / "split.json").exists():
+            split = split or Split.of(read(path, config.axis, config.group_regex) for path in config.data)
+            split.write(folder / "split.json")
+        split = Split.read(folder / "split.json")
+        groups = load_groups(config, config.data, "train", 1, split)
+        held_out = load_groups(config, config.data, "validation", 1, split)
+    check_unchanged(folder, [*groups, *held_out])
     print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
     with _ctrl_c() as pressed:
         try:
@@ -182,25 +209,68 @@ def _train(folder: Path, config: Config, device: str, workers: int) -> None:
     print(f"{folder}: ended at step {training.step} ({reason}); {best}")
 
 
-def _config(args: argparse.Namespace, seed: int) -> Config:
-    from ..preparation import labels_of
-    from ..runs import Config
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The entries of a Config that the options give."""
+    from ..config import Config
 
-    set_sizes: Any = args.set_sizes or ((1, 8) if args.mode == "interactive" else "all")
-    # All options that have the name of a field; the fields below differ from their options.
-    values = {entry.name: getattr(args, entry.name) for entry in fields(Config) if hasattr(args, entry.name)}
-    values |= {
-        "interconv": None if args.interconv == "none" else args.interconv,
-        "features": args.features and (args.features[0] if len(args.features) == 1 else tuple(args.features)),
-        "labels": labels_of(args.data, args.axis) if args.mode == "automatic" else {},
-        "data": tuple(str(Path(path).resolve()) for path in args.data),
-        "validation_data": tuple(str(Path(path).resolve()) for path in args.validation),
-        "size": None if args.size == "stored" else args.size,
-        "set_sizes": None if set_sizes == "all" else set_sizes,
-        "augment": not args.no_augment,
-        "seed": seed,
-    }
-    return Config(**values)
+    given = {entry.name: getattr(args, entry.name, None) for entry in fields(Config)}
+    given["data"], given["validation_data"] = (
+        paths and tuple(str(Path(path).resolve()) for path in paths) for paths in (args.data, args.validation)
+    )
+    if args.features is not None:
+        given["features"] = args.features[0] if len(args.features) == 1 else tuple(args.features)
+    given = {name: value for name, value in given.items() if value is not None}
+    words = {"interconv": "none", "size": "stored", "set_sizes": "all"}  # for None
+    return {name: None if value == words.get(name) else value for name, value in given.items()}
+
+
+def _resumed(args: argparse.Namespace, folder: Path) -> Config:
+    """The config of a run to resume, extended if that was asked for.
+
+    Raises:
+        ValueError: an option was given that differs from the run.
+    """
+    from ..config import Config
+
+    config = Config.read(folder)
+    differing = [
+        f"--{name.replace('_', '-')} {value} (the run has {getattr(config, name)})"
+        for name, value in _given(args).items()
+        if value != getattr(config, name)
+    ]
+    starts = ("out", "seeds", "recipe", "config", "fine_tune", "split")
+    differing += [f"--{name.replace('_', '-')}" for name in starts if getattr(args, name) is not None]
+    if differing:
+        raise ValueError(f"{folder}: cannot be resumed with {', '.join(differing)}; --extend trains it for longer")
+    if args.extend is not None:
+        config = replace(config, steps=config.steps + args.extend)
+        config.write(folder)
+    return config
+
+
+def _configs(args: argparse.Namespace) -> list[Config]:
+    """The config of each seed: of the options, the YAML file, the recipe and the defaults, in this order."""
+    from ..config import Config, read_recipe, read_values
+    from ..preparation import labels_of
+
+    values: dict[str, Any] = {"network": "simpleunet-60K", "interconv": "replace"}
+    if args.recipe is not None:
+        values |= read_recipe(args.recipe)
+    if args.fine_tune is not None:
+        tuned = Config.read(args.fine_tune)
+        values |= {name: getattr(tuned, name) for name in ("network", "interconv", "features")}
+        values["initial"] = str(args.fine_tune.resolve())
+    if args.config is not None:
+        values |= read_values(args.config)
+    values |= _given(args)
+    missing = [f"--{name}" for name in ("mode", "data") if not values.get(name)]
+    if missing or args.out is None:
+        args.parser.error(f"expected {', '.join([*missing, *(['--out'] if args.out is None else [])])} (or --resume)")
+    if values["mode"] == "automatic":
+        values.setdefault("set_sizes", None)
+        values.setdefault("labels", labels_of(values["data"], values.get("axis", "axial")))
+    seeds = args.seeds or [values.get("seed", 0)]
+    return [Config(**{**values, "seed": seed}) for seed in seeds]
 
 
 def _about(config: Config) -> str:

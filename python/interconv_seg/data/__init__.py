@@ -1,30 +1,38 @@
 """Sets of images: read from files, grouped by subject or task, sampled, transformed, and packed into batches."""
 
-from .files import DataError
-from .readers import read, read_folder, read_nnunet, read_npz, read_prompts
-from .scans import Collection, Sample, Scan, unit_range, write_masks
-from .sets import Batch, Group, SetBatches, by_subject, by_task, collate
-from .transforms import Augmentation, geometry, intensity
+from .augmentation import AUGMENTATIONS, Augmentation
+from .errors import DataError
+from .outputs import check_outputs, write_masks
+from .prompt_files import prompt_files, read_prompts
+from .readers import read, read_folder, read_nnunet, read_npz
+from .scans import Collection, Sample, Scan, unit_range
+from .sets import Batch, Group, SetBatches, SetRule, collate, group_samples
+from .slices import select_slices
+from .subjects import Part, Split
 
 __all__ = [
+    "AUGMENTATIONS",
     "Augmentation",
     "Batch",
     "Collection",
     "DataError",
     "Group",
+    "Part",
     "Sample",
     "Scan",
     "SetBatches",
-    "by_subject",
-    "by_task",
+    "SetRule",
+    "Split",
+    "check_outputs",
     "collate",
-    "geometry",
-    "intensity",
+    "group_samples",
+    "prompt_files",
     "read",
     "read_folder",
     "read_nnunet",
     "read_npz",
     "read_prompts",
+    "select_slices",
     "unit_range",
     "write_masks",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .files import DataError, ending_of, is_nifti, slice_count, write_mask
+from .errors import DataError
+from .nifti import Axis
 
 CLIPPED_PERCENT = 0.5  # of the pixels at each end of the intensities
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
@@ -43,24 +45,30 @@ class Scan:
     """A 2-D image in a file. Nothing is read before `load`.
 
     Attributes:
-        case: the name of its file without the ending, unique in its collection.
+        case: the name of its file without the ending, unique in its collection: a relative path without "..", by which
+            outputs are named.
         index: the slice, if the file is a volume; else None.
         subject: the name that all scans of a subject share (for a volume: its slices; with a sets.csv: its set).
         task: dataset, modality and axis; with a label this names a task (section 4.1).
-        source: the file, or the first file if each channel has its own.
+        files: all that it is read from; the first is the image, or its first channel.
         image_readers: read the image files, one function for each: real numbers [c,H,W] as stored.
         mask_reader: reads the mask, int16 [H,W]; None if there is no mask.
-        axis: along which the volume is sliced.
+        axis: the anatomical plane of the slice.
     """
 
     case: str
     index: int | None
     subject: str
     task: str
-    source: Path
+    files: tuple[Path, ...]
     image_readers: tuple[Callable[[], np.ndarray], ...]
     mask_reader: Callable[[], np.ndarray] | None
-    axis: int = 2
+    axis: Axis = "axial"
+
+    @property
+    def source(self) -> Path:
+        """The file of the image, or of its first channel."""
+        return self.files[0]
 
     @property
     def name(self) -> str:
@@ -147,12 +155,18 @@ class Collection:
         """
         return [scan.load(size, channels) for scan in self.scans]
 
-    def sets(self) -> list[list[Scan]]:
-        """The scans of each subject, subjects in order of their names: the sets to segment."""
-        subjects: dict[str, list[Scan]] = {}
-        for scan in sorted(self.scans, key=lambda scan: scan.subject):
-            subjects.setdefault(scan.subject, []).append(scan)
-        return list(subjects.values())
+    def sets(self, rule: Literal["subject", "task", "all"] = "subject") -> list[list[Scan]]:
+        """The sets to segment, in order of their names.
+
+        Args:
+            rule: the scans of each subject, of each task, or all, as in `group_samples`.
+        """
+        if rule == "all":
+            return [list(self.scans)]
+        sets: dict[str, list[Scan]] = {}
+        for scan in sorted(self.scans, key=lambda scan: getattr(scan, rule)):
+            sets.setdefault(getattr(scan, rule), []).append(scan)
+        return list(sets.values())
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -181,33 +195,39 @@ def unit_range(values: Tensor) -> Tensor:
     return scaled.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp(0, 1).float()
 
 
-def write_masks(folder: Path, scans: Iterable[Scan], masks: Iterable[Tensor]) -> list[Path]:
-    """Writes segmentations, one file for each image file, named `folder`/<case>.
-
-    NIfTI images give NIfTI masks with the same affine and header; slices are joined to a volume, in which slices that
-    are not among `scans` are 0. All other formats give PNG. Each file is written completely or not at all.
+def safe_name(name: str, where: Path) -> str:
+    """A case for an image: its name as a relative path without "..".
 
     Args:
-        folder: created if needed.
-        scans: the scans that were segmented.
-        masks: integers [H,W], one for each scan, of the size that it has in its file.
+        name: of the image, perhaps a path.
+        where: the file that lists it, for the message.
 
-    Returns:
-        The files.
+    Raises:
+        DataError: nothing is left of the name, or it is not printable.
     """
-    cases: dict[str, list[tuple[Scan, np.ndarray]]] = {}
-    for scan, tensor in zip(scans, masks, strict=True):
-        cases.setdefault(scan.case, []).append((scan, tensor.cpu().numpy()))
-    written = []
-    for case, slices in cases.items():
-        first, mask = slices[0]
-        nifti = is_nifti(first.source)
-        if first.index is not None:
-            volume = np.zeros((slice_count(first.source, first.axis) or 1, *mask.shape), mask.dtype)
-            for scan, values in slices:
-                volume[scan.index] = values
-            mask = np.moveaxis(volume, 0, first.axis)
-        path = folder / (case + (ending_of(first.source) if nifti else ".png"))
-        write_mask(path, mask, like=first.source if nifti else None)
-        written.append(path)
-    return written
+    path = PureWindowsPath(name)  # takes both slashes as separators
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    if not parts or not all(part.isprintable() for part in parts):
+        raise DataError(f"{where}: an image is named {name!r}, expected a printable name")
+    return "/".join(parts)
+
+
+def check_unique(scans: list[Scan], where: Path) -> None:
+    """Checks that no name stands for two images, and that no image has two names (also over links).
+
+    Args:
+        scans: of a collection.
+        where: the folder or file that they are from.
+
+    Raises:
+        DataError: one does.
+    """
+    names: set[str] = set()
+    images: dict[tuple[Path, int | None], str] = {}
+    for scan in scans:
+        if scan.name in names:
+            raise DataError(f"{where}: two images are named {scan.name}, expected unique names")
+        names.add(scan.name)
+        other = images.setdefault((scan.source.resolve(), scan.index), scan.name) if scan.source != where else scan.name
+        if other != scan.name:
+            raise DataError(f"{where}: {other} and {scan.name} are the same file, expected each image once")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from torch.utils.data import Dataset
 import interconv_kernels as ik
 
 from ..seeding import random_of, seed_of
-from .files import DataError
+from .errors import DataError
+from .files import IGNORED
 from .scans import Sample
 
-# (images [K,C,H,W], masks [K,H,W] or None, seed) -> (images, masks); called once per set
-SetTransform: TypeAlias = Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | None]]
+SetRule: TypeAlias = Literal["subject", "task", "all"]
+# (images [N,C,H,W], masks [N,H,W] or None, samples of each set, seed of each set) -> (images, masks)
+Transform: TypeAlias = Callable[[Tensor, Tensor | None, Sequence[int], Sequence[int]], tuple[Tensor, Tensor | None]]
 # (masks bool [N,H,W], one seed per mask) -> prompts [N,2,H,W]
 PromptMaker: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
 
@@ -51,39 +53,49 @@ class Group:
         if not masks:
             return None
         stacked = torch.stack(masks)
-        return stacked if self.label is None else (stacked == self.label).to(stacked.dtype)
+        if self.label is None:
+            return stacked
+        return (stacked == self.label).to(stacked.dtype).masked_fill(stacked == IGNORED, IGNORED)
 
 
-def by_subject(samples: Iterable[Sample]) -> list[Group]:
-    """One group for each subject of each task, with all its scans (section 4.2)."""
-    return [Group("/".join(name), scans) for name, scans in _grouped(samples, lambda s: (s.task, s.subject))]
-
-
-def by_task(
-    samples: Iterable[Sample], labels: Mapping[int, str], min_images: int = 8, one_per_subject: bool = False
+def group_samples(
+    samples: Iterable[Sample],
+    rule: SetRule,
+    labels: Mapping[int, str] | None = None,
+    min_images: int = 1,
+    one_per_subject: bool = False,
 ) -> list[Group]:
-    """One group for each task, which is a dataset x modality x axis x label (section 4.1).
-
-    A group holds the samples whose masks contain the label.
+    """Groups samples that may form a set.
 
     Args:
         samples: of any tasks.
-        labels: the name of each class index, without the background.
-        min_images: tasks with fewer samples are left out, as in the paper's evaluation.
-        one_per_subject: keep only one sample of each subject, that with the largest area of the label (the paper's
-            choice among the slices of a volume, appendix).
+        rule: "subject", the samples of each subject of each task (section 4.2: all scans of a subject); "task", those
+            of each data set, modality and axis (section 4.1); "all", those of each data set.
+        labels: the name of each class index, without the background: a binary group for each label (section 4.1), of
+            the samples whose masks contain it. None: groups of all classes.
+        min_images: groups with fewer samples are left out (8 in the paper's evaluation of tasks).
+        one_per_subject: with labels, keep only one sample of each subject, that with the largest area of the label (the
+            paper's choice among the slices of a volume, appendix).
     """
+    keys: dict[SetRule, Callable[[Sample], tuple[str, ...]]] = {
+        "subject": lambda sample: (sample.task, sample.subject),
+        "task": lambda sample: (sample.task,),
+        "all": lambda sample: (sample.task.split("/")[0],),
+    }
     groups = []
-    for (task,), scans in _grouped(samples, lambda s: (s.task,)):
-        for label, name in labels.items():
-            areas = {s: int((s.mask == label).sum()) for s in scans if s.mask is not None}
+    for key, members in _grouped(samples, keys[rule]):
+        name = "/".join(key)
+        if labels is None:
+            groups.append(Group(name, members))
+            continue
+        for label, label_name in labels.items():
+            areas = {s: int((s.mask == label).sum()) for s in members if s.mask is not None}
             labelled = [s for s, area in areas.items() if area > 0]
             if one_per_subject:
-                subjects = _grouped(labelled, lambda s: (s.subject,))
+                subjects = _grouped(labelled, lambda s: (s.task, s.subject))
                 labelled = [max(slices, key=areas.__getitem__) for _, slices in subjects]
-            if len(labelled) >= max(min_images, 1):
-                groups.append(Group(f"{task}/{name}", tuple(labelled), label))
-    return groups
+            groups.append(Group(f"{name}/{label_name}", tuple(labelled), label))
+    return [group for group in groups if len(group.samples) >= max(min_images, 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +104,7 @@ class Batch:
 
     Attributes:
         images: float32 [N,C,H,W] in [0, 1].
-        masks: class indices, int64 [N,H,W], or None.
+        masks: class indices, int64 [N,H,W], IGNORED where the class is not known; or None.
         prompts: float32 [N,2,H,W], see `draw_prompts`, or None.
         sets: the sets of the samples.
         names: the names of the N samples.
@@ -157,19 +169,22 @@ class Batch:
 
 def collate(
     groups: Sequence[Group],
-    transform: SetTransform | None = None,
+    transform: Transform | None = None,
     prompts: PromptMaker | None = None,
     seeds: Sequence[int] | None = None,
+    prompt_some: bool = False,
 ) -> Batch:
     """Packs whole groups as the sets of a batch.
 
     Args:
         groups: at least one, of any sizes. The images of all samples have one shape (`Scan.load` resizes); either all
             samples have masks or none has.
-        transform: applied to each set.
+        transform: applied to the whole batch, such as an `Augmentation`.
         prompts: makes prompts for the pixels whose class is above 0, such as `draw_prompts`.
         seeds: one for each set, for `transform` and `prompts`. The prompts of a sample depend only on the seed of its
             set and on its name: not on its position, nor on the other samples. Default: seeds of the groups' names.
+        prompt_some: only n images of each set keep their prompts, n uniform in 1 ... K, so that a network learns to
+            follow the prompts of other images.
 
     Returns:
         The batch, on the CPU.
@@ -182,21 +197,23 @@ def collate(
         seeds = [seed_of(group.name) for group in groups]
     samples = [sample for group in groups for sample in group.samples]
     _check(samples, masks_needed=prompts is not None)
-    transformed = []
-    for group, seed in zip(groups, seeds, strict=True):
-        images, masks = torch.stack([sample.image for sample in group.samples]), group.masks()
-        transformed.append((images, masks) if transform is None else transform(images, masks, seed))
-    present = [masks.long() for _, masks in transformed if masks is not None]
-    packed_masks = torch.cat(present) if present else None
+    images = torch.stack([sample.image for sample in samples])
+    masks = None if samples[0].mask is None else torch.cat([found for g in groups if (found := g.masks()) is not None])
+    lengths = [len(group.samples) for group in groups]
+    if transform is not None:
+        images, masks = transform(images, masks, lengths, seeds)
+    packed_masks = None if masks is None else masks.long()
     drawn = None
     if prompts is not None and packed_masks is not None:
         sample_seeds = [seed_of(seed, s.name) for group, seed in zip(groups, seeds, strict=True) for s in group.samples]
         drawn = prompts(packed_masks > 0, sample_seeds)
+        if prompt_some:
+            drawn *= _prompted(lengths, seeds)[:, None, None, None]
     return Batch(
-        torch.cat([images for images, _ in transformed]),
+        images,
         packed_masks,
         drawn,
-        ik.Sets.from_lengths([len(group.samples) for group in groups]),
+        ik.Sets.from_lengths(lengths),
         tuple(sample.name for sample in samples),
         tuple(group.name for group in groups),
     )
@@ -216,6 +233,7 @@ class SetBatches(Dataset[Batch]):
         transform: as in `collate`.
         prompts: as in `collate`.
         seed: of all random choices.
+        prompt_some: as in `collate`.
 
     Raises:
         ValueError: no groups, or numbers that are out of range.
@@ -226,9 +244,10 @@ class SetBatches(Dataset[Batch]):
         groups: Sequence[Group],
         sets_per_batch: int = 8,
         set_sizes: tuple[int, int] | None = (1, 8),
-        transform: SetTransform | None = None,
+        transform: Transform | None = None,
         prompts: PromptMaker | None = None,
         seed: int = 0,
+        prompt_some: bool = False,
     ):
         if not groups:
             raise ValueError("no groups: expected at least one (all tasks may have had too few images)")
@@ -237,7 +256,7 @@ class SetBatches(Dataset[Batch]):
         if set_sizes is not None and not 1 <= set_sizes[0] <= set_sizes[1]:
             raise ValueError(f"set_sizes = {set_sizes}: expected (min, max) with 1 <= min <= max")
         self.groups, self.sets_per_batch, self.set_sizes = tuple(groups), sets_per_batch, set_sizes
-        self.transform, self.prompts, self.seed = transform, prompts, seed
+        self.transform, self.prompts, self.seed, self.prompt_some = transform, prompts, seed, prompt_some
 
     def __getitem__(self, step: int) -> Batch:
         random = random_of(self.seed, "batch", step)
@@ -248,7 +267,17 @@ class SetBatches(Dataset[Batch]):
             order = random.permutation(len(group.samples))[:size]
             drawn.append(replace(group, samples=tuple(group.samples[i] for i in order)))
         seeds = [seed_of(self.seed, "set", step, b) for b in range(self.sets_per_batch)]
-        return collate(drawn, self.transform, self.prompts, seeds)
+        return collate(drawn, self.transform, self.prompts, seeds, self.prompt_some)
+
+
+def _prompted(lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Which samples keep their prompts: float32 [N], 1 for n random samples of each set, n uniform in 1 ... K."""
+    kept = []
+    for length, seed in zip(lengths, seeds, strict=True):
+        random = random_of(seed, "prompted")
+        number = int(random.integers(1, length + 1))
+        kept.append(torch.from_numpy(random.permutation(length) < number))
+    return torch.cat(kept).float()
 
 
 def _grouped(

@@ -94,6 +94,17 @@ class SetNetwork(nn.Module):
             raise TypeError(f"x has dtype {x.dtype}: expected floating point")
 
 
+def followed(layer: nn.Module, appended: LayerFactory | None, features: int) -> nn.Module:
+    """A layer, and another after it if there is a factory for it.
+
+    Args:
+        layer: returns `features` channels.
+        appended: makes the other, from and to as many channels; or None.
+        features: the number of channels.
+    """
+    return layer if appended is None else nn.Sequential(layer, appended(features))
+
+
 def check_positive_int(name: str, value: Any) -> int:
     """Checks an argument.
 

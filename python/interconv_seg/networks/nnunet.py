@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import interconv_kernels as ik
 
-from .base import Body, LayerFactory, check_positive_int
+from .base import Body, LayerFactory, check_positive_int, followed
 
 
 class NnUNet(Body):
@@ -29,6 +29,7 @@ class NnUNet(Body):
         classes: output channels, background included.
         features: channels of each stage, the finest first; at least two stages.
         conv: makes the convolutions of the stages; called as `nn.Conv2d`.
+        appended: makes a layer F -> F after each convolution with its norm and activation; called with F.
 
     Raises:
         TypeError: a number is not an int, or `features` is not a list of at least two.
@@ -41,6 +42,7 @@ class NnUNet(Body):
         classes: int = 21,
         features: Sequence[int] = (32, 64, 128, 256, 512, 512),
         conv: LayerFactory = nn.Conv2d,
+        appended: LayerFactory | None = None,
     ):
         super().__init__()
         self.in_channels = check_positive_int("in_channels", in_channels)
@@ -54,8 +56,8 @@ class NnUNet(Body):
 
         def stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
             return nn.Sequential(
-                _ConvNormReLU(in_channels, out_channels, stride, conv),
-                _ConvNormReLU(out_channels, out_channels, 1, conv),
+                followed(_ConvNormReLU(in_channels, out_channels, stride, conv), appended, out_channels),
+                followed(_ConvNormReLU(out_channels, out_channels, 1, conv), appended, out_channels),
             )
 
         inputs = [in_channels, *features[:-1]]

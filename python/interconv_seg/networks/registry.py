@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
-
-from torch import nn
 
 import interconv_kernels as ik
 from interconv_kernels.errors import unknown_name
 from interconv_kernels.typing import Algorithm, BackendName
 
-from .base import Body, LayerFactory, SetNetwork
+from .base import Body, SetNetwork
 from .nnunet import NnUNet
 from .simpleunet import SimpleUNet
-from .swinunet import SwinUNet, WindowAttention
+from .swinunet import SwinUNet
 
 Placement: TypeAlias = Literal["replace", "append"]
 Features: TypeAlias = int | Sequence[int]
@@ -30,24 +28,21 @@ class Family:
         body: the network's layers.
         features: the default of its argument `features`.
         kernel_size: the kernel of its InterConv layers.
-        replaced: the arguments of `body` that make the layers which "replace" turns into InterConv layers.
-        appended_to: the arguments of `body` that make the layers which an InterConv layer follows in "append", with
-            the class of these layers.
+        replaced: the arguments of `body` that make the layers which "replace" turns into InterConv layers. The layers
+            of "append" are made by the argument `appended`.
     """
 
     body: type[Body]
     features: Features
     kernel_size: int
     replaced: tuple[str, ...]
-    appended_to: Mapping[str, LayerFactory]
 
 
-# In "append" the first convolution of SimpleUNet stays as it is: it only maps the images to features.
 FAMILIES = {
-    "simpleunet": Family(SimpleUNet, 24, 3, ("first_conv", "conv"), {"conv": nn.Conv2d}),
-    "nnunet": Family(NnUNet, (32, 64, 128, 256, 512, 512), 3, ("conv",), {"conv": nn.Conv2d}),
-    "swinunet": Family(SwinUNet, 96, 1, ("mlp_conv",), {"attention": WindowAttention}),
-    "scribbleprompt": Family(SimpleUNet, 192, 3, ("first_conv", "conv"), {"conv": nn.Conv2d}),
+    "simpleunet": Family(SimpleUNet, 24, 3, ("first_conv", "conv")),
+    "nnunet": Family(NnUNet, (32, 64, 128, 256, 512, 512), 3, ("conv",)),
+    "swinunet": Family(SwinUNet, 96, 1, ("mlp_conv",)),
+    "scribbleprompt": Family(SimpleUNet, 192, 3, ("first_conv", "conv")),
 }
 
 # The paper's networks (Tables 4 to 6; ScribblePrompt: section 4.1): family, features of the baseline, and features in
@@ -87,7 +82,8 @@ def build(
             baseline, 100 in "replace".
         interconv: the placement. None: the baseline. "replace": convolutions become InterConv layers (in SwinUNet the
             first linear layer after each attention), as in the paper's parameter counts. "append": an additional
-            InterConv layer F -> F follows each of these layers (in SwinUNet each attention), as in the paper's text.
+            InterConv layer F -> F follows each of these layers and its activation, as in the authors' code (in SwinUNet
+            each attention; in SimpleUNet not the first convolution).
         in_channels: channels of the images, prompts included.
         classes: output channels; 1 for interactive segmentation.
         features: only for a family: channels of its layers, an int (nnunet: one for each stage). Default: those of the
@@ -128,11 +124,5 @@ def _layers(family: Family, interconv: Placement | None, algorithm: Algorithm, b
     if interconv == "replace":
         return dict.fromkeys(family.replaced, layer)
     if interconv == "append":
-        return {name: partial(_followed, make, layer) for name, make in family.appended_to.items()}
+        return {"appended": layer}
     raise unknown_name("interconv", interconv, ["replace", "append"])
-
-
-def _followed(make: LayerFactory, interconv: LayerFactory, *args: Any, **options: Any) -> nn.Sequential:
-    """The layer `make(*args, **options)` and an InterConv layer on its output."""
-    layer = make(*args, **options)
-    return nn.Sequential(layer, interconv(layer.out_channels))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import interconv_kernels as ik
 
-from .base import Body, LayerFactory, check_positive_int
+from .base import Body, LayerFactory, check_positive_int, followed
 
 STEPS = 4  # levels of max-pooling
 
@@ -21,8 +21,9 @@ class SimpleUNet(Body):
     With 192 features, and prompts among the input channels, it is ScribblePrompt-UNet (section 4.1).
 
     A first convolution, four encoder convolutions each before a 2x2 max-pool, one convolution at the bottom, and four
-    decoder steps: bilinear upsampling, concatenation with the encoder's features, convolution. A PReLU with one
-    parameter follows each convolution but the last.
+    decoder steps: bilinear upsampling with aligned corners, concatenation of the encoder's features with it,
+    convolution. A PReLU with one parameter follows each convolution but the last. So is the code of the paper's authors
+    (github.com/Catherine0505/InterConv, models.py).
 
     Input x [N,in_channels,H,W] with H and W multiples of 16; output logits [N,classes,H,W].
 
@@ -32,6 +33,7 @@ class SimpleUNet(Body):
         features: channels of every hidden layer.
         conv: makes every convolution but the first; called as `nn.Conv2d`.
         first_conv: makes the first convolution, from the images to features; called as `nn.Conv2d`.
+        appended: makes a layer F -> F after each convolution but the first, and its activation; called with F.
 
     Raises:
         TypeError: a number is not an int.
@@ -45,6 +47,7 @@ class SimpleUNet(Body):
         features: int = 24,
         conv: LayerFactory = nn.Conv2d,
         first_conv: LayerFactory = nn.Conv2d,
+        appended: LayerFactory | None = None,
     ):
         super().__init__()
         self.in_channels = check_positive_int("in_channels", in_channels)
@@ -60,10 +63,10 @@ class SimpleUNet(Body):
             return nn.Sequential(layer, nn.Identity())
 
         self.first = step(in_channels, first_conv)
-        self.encoder = nn.ModuleList(step(features) for _ in range(STEPS))
-        self.bottom = step(features)
-        self.decoder = nn.ModuleList(step(2 * features) for _ in range(STEPS - 1))
-        self.last = conv(2 * features, classes, kernel_size=3, padding=1)
+        self.encoder = nn.ModuleList(followed(step(features), appended, features) for _ in range(STEPS))
+        self.bottom = followed(step(features), appended, features)
+        self.decoder = nn.ModuleList(followed(step(2 * features), appended, features) for _ in range(STEPS - 1))
+        self.last = followed(conv(2 * features, classes, kernel_size=3, padding=1), appended, classes)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Accepts checkpoints in which each PReLU is a module of its own beside its InterConv layer."""
@@ -83,6 +86,6 @@ class SimpleUNet(Body):
             x = F.max_pool2d(x, 2)
         x = self.bottom(x)
         for step, skip in zip([*self.decoder, self.last], reversed(skips), strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = step(torch.cat([x, skip], dim=1))
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+            x = step(torch.cat([skip, x], dim=1))
         return x

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import interconv_kernels as ik
 
-from .base import Body, LayerFactory, check_positive_int
+from .base import Body, LayerFactory, check_positive_int, followed
 
 PATCH = 4
 WINDOW = 7
@@ -90,7 +90,7 @@ class SwinBlock(nn.Module):
         shifted: as in `WindowAttention`.
         drop_path: the probability that a sample skips a residual branch in training.
         mlp_conv: makes the first layer of the MLP; called as `TokenLinear`.
-        attention: makes the attention; called as `WindowAttention`.
+        appended: makes a layer F -> F after the attention; called with F.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class SwinBlock(nn.Module):
         shifted: bool,
         drop_path: float,
         mlp_conv: LayerFactory = TokenLinear,
-        attention: LayerFactory = WindowAttention,
+        appended: LayerFactory | None = None,
     ):
         super().__init__()
         self.attention_norm = LayerNorm2d(channels)
-        self.attention = attention(channels, heads, shifted)
+        self.attention = followed(WindowAttention(channels, heads, shifted), appended, channels)
         self.mlp_norm = LayerNorm2d(channels)
         self.mlp = nn.Sequential()
         self.mlp.expand = mlp_conv(channels, MLP_RATIO * channels)
@@ -121,9 +121,9 @@ class SwinUNet(Body):
     """Swin-Unet (Cao et al., 2021), as in section 4.2 and Table 6 of the paper.
 
     Patches of 4x4 pixels, windows of 7x7 tokens, four stages of two blocks, 3-6-12-24 heads, MLP ratio 4,
-    patch-expanding decoder. Every block and the last expansion have their own layer norm; the published code of
-    Swin-Unet also has one after the embedding and one before that expansion (4C parameters more). Where the tokens of
-    a stage do not fill whole windows, the padding is masked out of the attention.
+    patch-expanding decoder, and the layer norms of the published code (github.com/HuCaoFighting/Swin-Unet), one after
+    the embedding and one before the last expansion among them. Where the tokens of a stage do not fill whole windows,
+    the padding is masked out of the attention.
 
     Input x [N,in_channels,H,W] with H and W multiples of 32; output logits [N,classes,H,W].
 
@@ -132,7 +132,7 @@ class SwinUNet(Body):
         classes: output channels, background included.
         features: C, the dimension of the embedding, a multiple of 3; stage i has 2^i C channels.
         mlp_conv: makes the first linear layer of each MLP; called as `TokenLinear`.
-        attention: makes the attention of each block; called as `WindowAttention`.
+        appended: makes a layer F -> F after the attention of each block; called with F.
 
     Raises:
         TypeError: a number is not an int.
@@ -146,7 +146,7 @@ class SwinUNet(Body):
         classes: int = 21,
         features: int = 96,
         mlp_conv: LayerFactory = TokenLinear,
-        attention: LayerFactory = WindowAttention,
+        appended: LayerFactory | None = None,
     ):
         super().__init__()
         self.in_channels = check_positive_int("in_channels", in_channels)
@@ -160,10 +160,11 @@ class SwinUNet(Body):
         def stage(i: int) -> nn.Sequential:
             blocks = enumerate(drop_paths[i])
             return nn.Sequential(
-                *(SwinBlock(widths[i], HEADS * 2**i, bool(b % 2), drop, mlp_conv, attention) for b, drop in blocks)
+                *(SwinBlock(widths[i], HEADS * 2**i, bool(b % 2), drop, mlp_conv, appended) for b, drop in blocks)
             )
 
         self.embed = nn.Conv2d(in_channels, features, PATCH, stride=PATCH)
+        self.embed_norm = LayerNorm2d(features)
         self.encoder = nn.ModuleList(stage(i) for i in range(STAGES))
         self.merges = nn.ModuleList(_PatchMerging(width) for width in widths[:-1])
         self.bottom_norm = LayerNorm2d(widths[-1])
@@ -171,6 +172,7 @@ class SwinUNet(Body):
         self.expands = nn.ModuleList(_PatchExpanding(widths[i + 1], widths[i], 2) for i in decoder_stages)
         self.fuses = nn.ModuleList(TokenLinear(2 * widths[i], widths[i]) for i in decoder_stages)
         self.decoder = nn.ModuleList(stage(i) for i in decoder_stages)
+        self.decoder_norm = LayerNorm2d(features)
         self.expand_patches = _PatchExpanding(features, features, PATCH)
         self.head = nn.Conv2d(features, classes, 1, bias=False)
         for module in self.modules():  # as in the published code of Swin-Unet
@@ -184,13 +186,14 @@ class SwinUNet(Body):
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x)
         x = self.embed(x).contiguous(memory_format=torch.channels_last)  # all later tensors are channels_last, too
+        x = self.embed_norm(x)
         skips = []
         for stage, merge in zip(self.encoder, [*self.merges, self.bottom_norm], strict=True):
             skips.append(x)
             x = merge(stage(x))
         for expand, fuse, stage, skip in zip(self.expands, self.fuses, self.decoder, skips[-2::-1], strict=True):
             x = stage(fuse(torch.cat([expand(x), skip], dim=1)))
-        return self.head(self.expand_patches(x))
+        return self.head(self.expand_patches(self.decoder_norm(x)))
 
 
 class _PatchMerging(nn.Module):
