@@ -10,11 +10,12 @@ from torch import Tensor
 from . import algorithms, ops, traceable  # noqa: F401  (ops registers the operators)
 from ._backends.registry import check_name
 from .activation import leaky_relu
+from .as_sets import as_sets, sets_of_jagged
 from .autograd import InterConvFunction
 from .choice import is_traced
 from .convolution import Conv
 from .errors import unknown_name
-from .sets import Sets, as_sets, sets_of_jagged
+from .sets import Sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ._backends.registry import check_name
 from .algorithms import NAMES
+from .as_sets import as_sets
 from .errors import unknown_name
 from .functional import int_pair, interconv2d, resolve_padding
 from .set_context import current_sets, use_sets
-from .sets import as_sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)

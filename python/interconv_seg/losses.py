@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor
 
-from interconv_kernels.sets import as_sets
+from interconv_kernels.as_sets import as_sets
 from interconv_kernels.typing import SetsLike
 
 Logits: TypeAlias = Tensor | list[Tensor]

@@ -4,7 +4,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 import interconv_kernels as ik
-from interconv_kernels.sets import SetIndex, as_sets
+from interconv_kernels.as_sets import as_sets
+from interconv_kernels.sets import SetIndex
 
 
 def check(sets, lengths):
