@@ -1,4 +1,8 @@
-"""Autograd of the layer: a `torch.autograd.Function` over the operator interconv2d, and one over its backward."""
+"""Derivatives: an autograd Function over the operator interconv2d, one over its backward, one over set operations.
+
+They serve reverse mode, forward mode (jvp) and torch.func, each of any order. The operators have reverse mode, too, for
+programs that call them directly, such as an exported one; torch offers them no forward mode, and drops its tangents.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 OptionalTensors = tuple[Tensor | None, ...]
 
 
-class InterConvFunction(torch.autograd.Function):
+def needs_derivatives(*inputs: Any) -> bool:
+    """Whether autograd, forward mode or a transform of torch.func may want derivatives with respect to the inputs."""
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+class _Function(torch.autograd.Function):
+    """One whose vmap calls it for each element of the batch."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        results = [
+            cls.apply(*(x.select(dim, i) if isinstance(dim, int) else x for x, dim in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+class InterConvFunction(_Function):
     """y = conv(concat(u_i, s); weight) + bias. Saves u and weight alone."""
 
     @staticmethod
@@ -24,6 +52,13 @@ class InterConvFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         u, weight, _, offsets, set_ids, *ctx.settings = inputs
         ctx.save_for_backward(u, weight, offsets, set_ids)
+        ctx.save_for_forward(u, weight, offsets, set_ids)
+
+    @staticmethod
+    def jvp(ctx: Any, du: Tensor, dweight: Tensor, dbias: Tensor | None, *_: None) -> Tensor:
+        u, weight, *sets = ctx.saved_tensors
+        by_u = InterConvFunction.apply(du, weight, dbias, *sets, *ctx.settings)
+        return by_u + InterConvFunction.apply(u, dweight, None, *sets, *ctx.settings)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> OptionalTensors:
@@ -32,7 +67,7 @@ class InterConvFunction(torch.autograd.Function):
         return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), *(None,) * 7
 
 
-class InterConvBackwardFunction(torch.autograd.Function):
+class InterConvBackwardFunction(_Function):
     """(g, u, weight) -> the gradients of the layer. Its derivative consists of layers again, so all orders exist.
 
     The layer is linear in (u, bias) and in (weight, bias): <gg_u, grad_u> = <g, layer(gg_u; weight)> and
@@ -49,6 +84,18 @@ class InterConvBackwardFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         g, u, weight, offsets, set_ids, *ctx.settings, ctx.need = inputs
         ctx.save_for_backward(g, u, weight, offsets, set_ids)
+        ctx.save_for_forward(g, u, weight, offsets, set_ids)
+
+    @staticmethod
+    def jvp(ctx: Any, dg: Tensor, du: Tensor, dweight: Tensor, *_: None) -> OptionalTensors:
+        g, u, weight, *sets = ctx.saved_tensors
+        rest, (by_u, by_weight, _) = (*sets, *ctx.settings), ctx.need
+        grad_u, grad_weight, grad_bias = InterConvBackwardFunction.apply(dg, u, weight, *rest, ctx.need)
+        if by_u:
+            grad_u = grad_u + InterConvBackwardFunction.apply(g, u, dweight, *rest, [True, False, False])[0]
+        if by_weight:
+            grad_weight = grad_weight + InterConvBackwardFunction.apply(g, du, weight, *rest, [False, True, False])[1]
+        return grad_u, grad_weight, grad_bias
 
     @staticmethod
     def backward(ctx: Any, gg_u: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> OptionalTensors:
@@ -69,8 +116,35 @@ class InterConvBackwardFunction(torch.autograd.Function):
         return grad_g, grad_u, grad_weight, *(None,) * 8
 
 
+ADJOINTS = {"set_reduce": "set_add", "concat_set_mean": "concat_set_mean_backward"}
+ADJOINTS |= {adjoint: name for name, adjoint in ADJOINTS.items()}
+
+
+class SetFunction(_Function):
+    """A set operation of one tensor, by name. All are linear: their derivatives are themselves and their adjoints."""
+
+    @staticmethod
+    def forward(name: str, x: Tensor, offsets: Tensor, set_ids: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        tensors = (None, x) if name == "set_add" else (x,)
+        return getattr(torch.ops.interconv, name)(*tensors, offsets, set_ids, *settings)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name, _, offsets, set_ids, ctx.settings = inputs
+        ctx.save_for_backward(offsets, set_ids)
+        ctx.save_for_forward(offsets, set_ids)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dx: Tensor, *__: None) -> Tensor:
+        return SetFunction.apply(ctx.name, dx, *ctx.saved_tensors, ctx.settings)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> OptionalTensors:
+        return None, SetFunction.apply(ADJOINTS[ctx.name], g, *ctx.saved_tensors, ctx.settings), None, None, None
+
+
 # torch reads the signature of `forward` on every call, which takes longer to find than to look up.
-for _function in (InterConvFunction, InterConvBackwardFunction):
+for _function in (InterConvFunction, InterConvBackwardFunction, SetFunction):
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[union-attr]
 
 # The same formulas for code that calls the operators directly, such as an exported program.
