@@ -41,7 +41,7 @@ def index_tensors(sizes: list[int], device: torch.device) -> tuple[Tensor, Tenso
     offsets = counts.cumsum(0).to(torch.int32)
     numbers = torch.arange(len(sizes), dtype=torch.int32, device="cpu")
     ids = torch.repeat_interleave(numbers, counts[1:], output_size=sum(sizes))
-    if device.type == "cuda":  # a copy from memory that is not pinned would wait
+    if device.type == "cuda" and type(ids) is Tensor:  # no FakeTensor; a copy from memory that is not pinned would wait
         offsets, ids = offsets.pin_memory(), ids.pin_memory()
     return offsets.to(device, non_blocking=True), ids.to(device, non_blocking=True)
 

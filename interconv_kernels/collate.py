@@ -28,22 +28,31 @@ def collate(items: Sequence[Any]) -> Any:
         (u [N, ...], sets) for tensors; the tuple with `sets` as a last element; or a dict with `sets` as "sets".
 
     Raises:
-        TypeError: an item has no tensor with samples.
+        TypeError: an item has no tensor with samples, or items are of different kinds.
         ValueError: no items; the number of samples differs within an item; shapes, dtypes or keys differ between items.
     """
     items = list(items)
     if not items:
         raise ValueError("no items: expected at least one set")
+    kinds = sorted({_kind(item) for item in items})
+    if len(kinds) > 1:
+        raise TypeError(f"items are a {' and a '.join(kinds)}: expected one kind")
     lengths = [_num_samples(item, b) for b, item in enumerate(items)]
-    device = next(_sample_tensors(items[0])).device
-    sets = Sets.from_lengths(lengths, device)
-    if isinstance(items[0], Mapping):
+    sets = Sets.from_lengths(lengths, next(_sample_tensors(items[0])).device)
+    if kinds == ["tensor"]:
+        return _join(items, lengths, "item"), sets
+    if kinds == ["mapping"]:
         if "sets" in items[0]:
             raise ValueError('items have a key "sets": expected none, since the batch has its sets there')
         return {**_join(items, lengths, "item"), "sets": sets}
-    if isinstance(items[0], (tuple, list)):
-        return (*(_join(values, lengths, f"item[{i}]") for i, values in enumerate(zip(*items, strict=True))), sets)
-    return _join(items, lengths, "item"), sets
+    counts = sorted({len(item) for item in items})
+    if len(counts) > 1:
+        raise ValueError(f"items have {' and '.join(map(str, counts))} values: expected the same number")
+    return (*(_join(values, lengths, f"item[{i}]") for i, values in enumerate(zip(*items, strict=True))), sets)
+
+
+def _kind(item: Any) -> str:
+    return "mapping" if isinstance(item, Mapping) else "tuple" if isinstance(item, (tuple, list)) else "tensor"
 
 
 def _sample_tensors(value: Any) -> Iterator[Tensor]:
@@ -61,7 +70,9 @@ def _sample_tensors(value: Any) -> Iterator[Tensor]:
 def _num_samples(item: Any, b: int) -> int:
     first = next(_sample_tensors(item), None)
     if first is None:
-        raise TypeError(f"items[{b}] is a {type(item).__name__} without a tensor [K, ...]: expected one with samples")
+        raise TypeError(
+            f"items[{b}] is a {type(item).__name__} without a tensor [K, ...]: expected the samples of a set"
+        )
     return len(first)
 
 
