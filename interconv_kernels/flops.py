@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from . import ops  # noqa: F401  (defines the operators)
+
 Shape = Sequence[int]
 COUNTER = "torch.utils.flop_counter"
 

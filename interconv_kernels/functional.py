@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import algorithms, flops, ops, traceable  # noqa: F401  (ops registers the operators, flops their formulas)
+from . import algorithms, flops, ops, traceable  # noqa: F401  (ops defines the operators, flops their formulas)
 from ._backends.registry import check_name
 from .activation import leaky_relu
 from .as_sets import as_sets, sets_of_jagged

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -228,9 +228,17 @@ class Sets:
             starts = [0, *accumulate(sizes)]
         return [Sets.from_lengths(lengths[lo:hi], self.device) for lo, hi in pairwise(starts)]
 
-    def __iter__(self) -> Iterator[slice]:
-        """The samples of each set: `for samples in sets: u[samples]`."""
-        return (slice(end - size, end) for size, end in zip(self.lengths, accumulate(self.lengths), strict=True))
+    def __getitem__(self, b: int) -> slice:
+        """The samples of set b: `u[sets[b]]`. So `for samples in sets` goes through the sets.
+
+        There is no `__iter__`, since libraries take what has it for a list with one entry for each sample.
+        """
+        size, start = self.lengths[b], sum(self.lengths[:b])
+        return slice(start, start + size)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[slice]: ...
 
     def __eq__(self, other: object) -> bool:
         """Whether both have the same set sizes, on whatever device."""
@@ -255,7 +263,7 @@ class Sets:
             setattr(self, name, getattr(sets, name))
 
     def item(self) -> Sets:
-        """Itself: MONAI's decollate_batch takes it for a scalar and gives all samples of the batch these sets."""
+        """Itself: MONAI's decollate_batch takes it for a scalar and gives these sets to all samples of the batch."""
         return self
 
     def __len__(self) -> int:

@@ -66,8 +66,10 @@ def test_to_another_device():
 def test_iteration(lengths):
     u = torch.randn(sum(lengths), 2)
     sets = ik.Sets.from_lengths(lengths)
-    assert [len(u[samples]) for samples in sets] == lengths
+    assert [len(u[samples]) for samples in sets] == [len(u[sets[b]]) for b in range(-len(sets), 0)] == lengths
     assert torch.equal(torch.cat([u[:0], *(u[samples] for samples in sets)]), u)
+    with pytest.raises(IndexError):
+        sets[len(lengths)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, [1, 0, 4], (2, 3), torch.tensor([5])])

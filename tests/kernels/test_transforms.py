@@ -1,6 +1,5 @@
 """torch.func, forward mode, torch.fx, torch.jit.trace and FlopCounterMode."""
 
-import importlib
 import io
 import subprocess
 import sys
@@ -11,11 +10,9 @@ from common import make_case
 from torch import nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
-from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 import interconv_kernels as ik
-from interconv_kernels import flops
 
 SETS = [2, 1]
 CASE = make_case(SETS, channels=2, out_channels=2, size=(3, 2))
@@ -224,16 +221,11 @@ class TestFlops:
         assert ours == want
         assert self.count(lambda: y.sum().backward())[0] == self.count(lambda: y_theirs.sum().backward())[0]
 
-    def test_registered_if_the_counter_was_imported_before(self, monkeypatch):
-        monkeypatch.setattr(flop_counter, "flop_registry", {})
-        importlib.reload(flops)
-        assert torch.ops.interconv.interconv2d in flop_counter.flop_registry
-
-    def test_registered_if_the_counter_is_imported_later(self):
-        code = """if True:
-            import sys, torch, interconv_kernels
-            assert "torch.utils.flop_counter" not in sys.modules and "triton" not in sys.modules
-            from torch.utils import flop_counter
-            assert torch.ops.interconv.interconv2d in flop_counter.flop_registry
-        """
-        subprocess.run([sys.executable, "-c", code], check=True)
+    def test_registered_in_either_order_of_imports(self):
+        counter, library = "from torch.utils import flop_counter", "import interconv_kernels"
+        later = (
+            f"{library}, sys, torch; assert not {{'torch.utils.flop_counter', 'triton'}} & set(sys.modules); {counter}"
+        )
+        registered = "import torch; assert torch.ops.interconv.interconv2d in flop_counter.flop_registry"
+        for imports in (f"{counter}; {library}", later):
+            subprocess.run([sys.executable, "-c", f"{imports}; {registered}"], check=True)
