@@ -48,7 +48,7 @@ def index_tensors(sizes: list[int], device: torch.device) -> tuple[Tensor, Tenso
 
 def outside_inference_mode() -> AbstractContextManager[object]:
     """For tensors that autograd will save: it cannot save those made in inference mode."""
-    if torch.is_inference_mode_enabled() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         return torch.inference_mode(False)
     return nullcontext()
 

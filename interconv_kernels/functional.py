@@ -11,7 +11,8 @@ from . import algorithms, flops, ops, traceable  # noqa: F401  (ops defines the 
 from ._backends.registry import check_name
 from .activation import leaky_relu
 from .as_sets import as_sets, sets_of_jagged
-from .autograd import InterConvFunction, SetFunction, needs_derivatives
+from .autograd import SetTransformed, is_transformed, needs_derivatives
+from .autograd import interconv2d as differentiable
 from .choice import is_traced
 from .convolution import Conv
 from .errors import unknown_name
@@ -90,7 +91,7 @@ def interconv2d(
         if traced:
             y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
         elif differentiated and not torch.jit.is_tracing():
-            y = InterConvFunction.apply(u, weight, bias, *index, *settings)
+            y = differentiable(u, weight, bias, *index, *settings)
         else:
             y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
         y = y if negative_slope is None else leaky_relu(y, negative_slope)
@@ -140,8 +141,8 @@ def _set_op(name: str, u: Tensor, sets: Any, *settings: Any) -> Tensor:
         raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
     check_name(settings[-1])
     sets = as_sets(sets, u.shape[0], u.device)
-    if needs_derivatives(u) and not torch.jit.is_tracing():
-        return SetFunction.apply(name, u, sets.offsets, sets.set_ids, settings)
+    if is_transformed():
+        return SetTransformed.apply(name, u, sets.offsets, sets.set_ids, settings)
     return getattr(torch.ops.interconv, name)(u, sets.offsets, sets.set_ids, *settings)
 
 
