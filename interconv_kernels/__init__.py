@@ -3,6 +3,7 @@
 from . import reference, typing
 from ._backends.registry import backends
 from ._version import __version__
+from .collate import collate
 from .functional import concat_set_mean, interconv2d, set_mean
 from .modules import InterConv2d, SetModel
 from .set_context import use_sets
@@ -17,6 +18,7 @@ __all__ = [
     "__version__",
     "append_interconv",
     "backends",
+    "collate",
     "concat_set_mean",
     "deepest",
     "every",

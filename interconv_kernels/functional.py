@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import algorithms, ops, traceable  # noqa: F401  (ops registers the operators)
+from . import algorithms, flops, ops, traceable  # noqa: F401  (ops defines the operators, flops their formulas)
 from ._backends.registry import check_name
 from ._sliding_windows import check_not_windows
 from .activation import leaky_relu
-from .autograd import InterConvFunction
+from .as_sets import as_sets, sets_of_jagged
+from .autograd import SetTransformed, is_transformed, needs_derivatives
+from .autograd import interconv2d as differentiable
 from .choice import is_traced
 from .convolution import Conv
 from .errors import unknown_name
-from .sets import Sets, as_sets, sets_of_jagged
+from .sets import Sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -82,17 +84,18 @@ def interconv2d(
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
     traced = is_traced(u, algorithm)
-    needs_grad = torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in (u, weight, bias, negative_slope)
-    )
-    if negative_slope is not None and not traced and not needs_grad:
+    differentiated = needs_derivatives(u, weight, bias, negative_slope)
+    # A graph of torch.jit.trace holds operators alone, and those with derivatives, whether or not it needs them now.
+    if negative_slope is not None and not traced and not differentiated and not torch.jit.is_tracing():
         slope = _slopes(negative_slope, u, weight.shape[0])
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     else:
         if traced:
             y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
+        elif differentiated and not torch.jit.is_tracing():
+            y = differentiable(u, weight, bias, *index, *settings)
         else:
-            y = InterConvFunction.apply(u, weight, bias, *index, *settings)
+            y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
         y = y if negative_slope is None else leaky_relu(y, negative_slope)
     if jagged_offsets is not None:
         return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
@@ -114,8 +117,7 @@ def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Ten
         ValueError: sets that do not fit u, or an unknown name.
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
-    sets = _check_set_op(u, sets, backend)
-    return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
+    return _set_op("set_reduce", u, sets, True, backend)
 
 
 def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Tensor:
@@ -133,15 +135,17 @@ def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto")
         ValueError: sets that do not fit u, or an unknown name.
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
-    sets = _check_set_op(u, sets, backend)
-    return torch.ops.interconv.concat_set_mean(u, sets.offsets, sets.set_ids, backend)
+    return _set_op("concat_set_mean", u, sets, backend)
 
 
-def _check_set_op(u: Tensor, sets: Any, backend: BackendName) -> Sets:
+def _set_op(name: str, u: Tensor, sets: Any, *settings: Any) -> Tensor:
     if u.dim() < 2 or u.dtype not in FLOATS:
         raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
-    check_name(backend)
-    return as_sets(sets, u.shape[0], u.device)
+    check_name(settings[-1])
+    sets = as_sets(sets, u.shape[0], u.device)
+    if is_transformed():
+        return SetTransformed.apply(name, u, sets.offsets, sets.set_ids, settings)
+    return getattr(torch.ops.interconv, name)(u, sets.offsets, sets.set_ids, *settings)
 
 
 def _from_dense(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:

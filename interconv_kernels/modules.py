@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ._backends.registry import check_name
 from .algorithms import NAMES
+from .as_sets import as_sets
 from .errors import unknown_name
 from .functional import int_pair, interconv2d, resolve_padding
 from .set_context import current_sets, use_sets
-from .sets import as_sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
@@ -102,6 +103,9 @@ class InterConv2d(nn.Module):
             ValueError: no sets; and as in `interconv2d`.
             TypeError: as in `interconv2d`.
         """
+        if isinstance(u, Proxy):  # torch.fx traces the network: this layer is one node, as those of torch.nn are
+            given = () if sets is None else (sets,)
+            return u.tracer.create_proxy("call_module", u.tracer.path_of_module(self), (u, *given), {})
         if sets is None and u.dim() == 4 and not u.is_nested:
             sets = current_sets()
             if sets is None:
@@ -175,6 +179,14 @@ class SetModel(nn.Module):
             sets: as in `interconv2d`, for the first dimension of x.
             *args: passed on.
             **kwargs: passed on.
+
+        Raises:
+            TypeError: torch.fx traces this module; it can trace the network inside.
         """
+        if isinstance(x, Proxy):
+            raise TypeError(
+                "torch.fx cannot trace SetModel, which converts the sets: expected its network alone, and a SetModel"
+                " around the result, ik.SetModel(torch.fx.symbolic_trace(model.network))"
+            )
         with use_sets(as_sets(sets, x.shape[0], x.device)):
             return self.network(x, *args, **kwargs)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
-from operator import index, itemgetter
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.weak import WeakTensorKeyDictionary
 
-if TYPE_CHECKING:
-    from .typing import SetsLike
+from ._index_tensors import host_integers, index_tensors, outside_inference_mode, short
 
 INT32_MAX = 2**31 - 1
 
@@ -60,7 +58,7 @@ class Sets:
 
         Args:
             lengths: the set sizes, integers >= 0 (a sequence, an integer tensor or an array); N is their sum.
-            device: of the index tensors; by default that of `lengths` if it is a tensor, else the CPU.
+            device: of the index tensors; by default that of `lengths` if it is a tensor, else torch's default device.
 
         Returns:
             Sets with B = len(lengths).
@@ -71,15 +69,16 @@ class Sets:
         """
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
-        sizes = _host_integers(lengths, "lengths")
+        sizes = host_integers(lengths, "lengths")
         for b, size in enumerate(sizes):
             if size < 0:
                 raise ValueError(f"lengths[{b}] = {size}: expected set sizes >= 0")
         if sum(sizes) > INT32_MAX:
             raise ValueError(f"lengths sum to {sum(sizes)} samples: expected at most {INT32_MAX} (offsets are int32)")
-        device = torch.device(device or "cpu")
-        offsets, ids = _index_tensors(sizes, device)
-        live = (offsets, ids) if all(sizes) else _index_tensors([size for size in sizes if size], device)
+        device = torch.empty(0).device if device is None else torch.device(device)
+        with outside_inference_mode():
+            offsets, ids = index_tensors(sizes, device)
+            live = (offsets, ids) if all(sizes) else index_tensors([size for size in sizes if size], device)
         return cls(offsets, ids, *live, tuple(sizes))
 
     @classmethod
@@ -99,16 +98,16 @@ class Sets:
         """
         if device is None and isinstance(offsets, Tensor):
             device = offsets.device
-        values = _host_integers(offsets, "offsets")
+        values = host_integers(offsets, "offsets")
         if not values or values[0] != 0:
-            raise ValueError(f"offsets {_short(values)}: expected B+1 integers starting with 0")
+            raise ValueError(f"offsets {short(values)}: expected B+1 integers starting with 0")
         for b in range(len(values) - 1):
             if values[b + 1] < values[b]:
                 change = f"from {values[b]} to {values[b + 1]} at index {b + 1}"
                 raise ValueError(f"offsets decrease {change}: expected nondecreasing offsets")
         if num_samples is not None and values[-1] != num_samples:
             raise ValueError(f"offsets end at {values[-1]}: expected the number of samples, N = {num_samples}")
-        return cls.from_lengths([hi - lo for lo, hi in pairwise(values)], device or "cpu")
+        return cls.from_lengths([hi - lo for lo, hi in pairwise(values)], device)
 
     @classmethod
     def from_size(cls, size: int, num_samples: int, device: torch.device | str | None = None) -> Sets:
@@ -123,7 +122,7 @@ class Sets:
             TypeError: `size` is not an integer.
             ValueError: `size` < 1, or it does not divide N.
         """
-        [size] = _host_integers([size], "set size")
+        [size] = host_integers([size], "set size")
         if size < 1:
             raise ValueError(f"set size {size}: expected an integer >= 1")
         if num_samples % size:
@@ -144,9 +143,30 @@ class Sets:
         """
         if size == 0:
             return cls.from_lengths([0] * num_sets, device)
-        offsets = torch.arange(num_sets + 1, dtype=torch.int32, device=device) * size
-        ids = torch.arange(num_sets * size, dtype=torch.int32, device=device) // size
+        with outside_inference_mode():
+            offsets = torch.arange(num_sets + 1, dtype=torch.int32, device=device) * size
+            ids = torch.arange(num_sets * size, dtype=torch.int32, device=device) // size
         return cls(offsets, ids, offsets, ids)
+
+    @classmethod
+    def cat(cls, parts: Iterable[Sets]) -> Sets:
+        """The sets of all parts, one after the other, for samples that were concatenated in the same order.
+
+        Args:
+            parts: at least one, all on one device.
+
+        Raises:
+            TypeError: a part is not `Sets`.
+            ValueError: no parts, or they are on different devices.
+        """
+        parts = list(parts)
+        for position, part in enumerate(parts):
+            if not isinstance(part, Sets):
+                raise TypeError(f"parts[{position}] = {part!r}: expected ik.Sets")
+        devices = {part.device for part in parts}
+        if len(devices) != 1:
+            raise ValueError(f"{len(parts)} parts on devices {sorted(map(str, devices))}: expected parts on one device")
+        return cls.from_lengths([size for part in parts for size in part.lengths], devices.pop())
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -171,16 +191,79 @@ class Sets:
             device: where to.
             non_blocking: as in `Tensor.to`.
         """
-        if torch.device(device) == self.offsets.device:
-            return self
-        offsets, ids = (t.to(device, non_blocking=non_blocking) for t in (self.offsets, self.set_ids))
-        if self.live_offsets is self.offsets:
-            return Sets(offsets, ids, offsets, ids, self._lengths)
-        live_offsets, live_ids = (t.to(device, non_blocking=non_blocking) for t in (self.live_offsets, self.live_ids))
-        return Sets(offsets, ids, live_offsets, live_ids, self._lengths)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Sets:
+        """The same sets in page-locked memory (`DataLoader(pin_memory=True)` calls this); self if they are there."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Sets:
+        with outside_inference_mode():
+            offsets, ids = function(self.offsets), function(self.set_ids)
+            if offsets is self.offsets and ids is self.set_ids:
+                return self
+            if self.live_offsets is self.offsets:
+                return Sets(offsets, ids, offsets, ids, self._lengths)
+            return Sets(offsets, ids, function(self.live_offsets), function(self.live_ids), self._lengths)
+
+    def split(self, size: int | Sequence[int]) -> list[Sets]:
+        """Parts of consecutive whole sets, as `Tensor.split` does it; `u.split([part.num_samples ...])` fits them.
+
+        Args:
+            size: sets in each part (the last may have fewer), or one number for each part, B in all.
+
+        Raises:
+            TypeError: a number is not an integer.
+            ValueError: size < 1, or the numbers are negative or do not sum to B.
+        """
+        lengths = self.lengths
+        if isinstance(size, int):
+            if size < 1:
+                raise ValueError(f"size = {size}: expected at least 1 set in each part")
+            starts = [*range(0, len(lengths), size), len(lengths)]
+        else:
+            sizes = host_integers(size, "size")
+            if min(sizes, default=0) < 0 or sum(sizes) != len(lengths):
+                raise ValueError(f"size = {short(sizes)}: expected numbers >= 0 with the sum B = {len(lengths)}")
+            starts = [0, *accumulate(sizes)]
+        return [Sets.from_lengths(lengths[lo:hi], self.device) for lo, hi in pairwise(starts)]
+
+    def __getitem__(self, b: int) -> slice:
+        """The samples of set b: `u[sets[b]]`. So `for samples in sets` goes through the sets.
+
+        There is no `__iter__`, since libraries take what has it for a list with one entry for each sample.
+        """
+        size, start = self.lengths[b], sum(self.lengths[:b])
+        return slice(start, start + size)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[slice]: ...
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same set sizes, on whatever device."""
+        return self.lengths == other.lengths if isinstance(other, Sets) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.lengths)
+
+    def __copy__(self) -> Sets:
+        return self  # nothing changes an object of this class
+
+    def __deepcopy__(self, memo: object) -> Sets:
+        return self
+
+    def __getstate__(self) -> Tensor:
+        return self.offsets
+
+    def __setstate__(self, offsets: Tensor) -> None:
+        """From a file, which may hold anything: `from_offsets` checks it, since the kernels trust the index tensors."""
+        sets = Sets.from_offsets(offsets)
+        for name in self.__slots__:
+            setattr(self, name, getattr(sets, name))
 
     def item(self) -> Sets:
-        """Itself: MONAI's decollate_batch takes it for a scalar and gives all samples of the batch these sets."""
+        """Itself: MONAI's decollate_batch takes it for a scalar and gives these sets to all samples of the batch."""
         return self
 
     def __len__(self) -> int:
@@ -188,61 +271,8 @@ class Sets:
         return self.offsets.shape[0] - 1
 
     def __repr__(self) -> str:
-        sizes = _short(self._lengths) if self._lengths is not None else f"{len(self)} sets"
+        sizes = short(self._lengths) if self._lengths is not None else f"{len(self)} sets"
         return f"Sets({sizes}, N={self.num_samples}, device={str(self.device)!r})"
-
-
-def as_sets(sets: SetsLike, num_samples: int, device: torch.device) -> Sets:
-    """Converts what a caller may pass for `sets` to `Sets` that fit u [N, ...] on `device`.
-
-    Args:
-        sets: a `Sets`, returned as it is; one int, the size of equal sets; an integer tensor, offsets; any other
-            sequence of integers, lengths.
-        num_samples: N.
-        device: of u.
-
-    Raises:
-        TypeError: as the constructors of `Sets`.
-        ValueError: likewise, and if the sets have another number of samples than N or are on another device.
-    """
-    if isinstance(sets, Sets):
-        if sets.num_samples != num_samples:
-            raise ValueError(
-                f"{sets} holds {sets.num_samples} samples, but u has N = {num_samples}: expected the same number"
-            )
-        if sets.device != device:
-            raise ValueError(
-                f"sets are on {sets.device}, u is on {device}: expected one device (use sets.to(u.device))"
-            )
-        return sets
-    if isinstance(sets, bool) or sets is None or isinstance(sets, (str, float)):
-        raise TypeError(
-            f"sets = {sets!r}: expected ik.Sets, a list of lengths, a tensor of offsets, or one int (equal sets)"
-        )
-    if isinstance(sets, Tensor) and sets.dim() == 1:
-        return Sets.from_offsets(sets, num_samples, device)
-    try:
-        size = index(sets)  # type: ignore[arg-type]
-    except TypeError:
-        made = Sets.from_lengths(sets, device)  # type: ignore[arg-type]
-        if made.num_samples != num_samples:
-            raise ValueError(
-                f"set lengths {_short(made.lengths)} sum to {made.num_samples}: expected the number of samples,"
-                f" N = {num_samples}"
-            ) from None
-        return made
-    return Sets.from_size(size, num_samples, device)
-
-
-_of_jagged = WeakTensorKeyDictionary()  # offsets tensor -> Sets, for as long as the tensor lives
-
-
-def sets_of_jagged(offsets: Tensor, num_samples: int, device: torch.device) -> Sets:
-    """The `Sets` of a jagged nested tensor, created once for each offsets tensor, which all layers share."""
-    sets = _of_jagged.get(offsets)
-    if sets is None:
-        sets = _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)
-    return sets
 
 
 class SetIndex:
@@ -292,45 +322,6 @@ class SetIndex:
         return (self.offsets[1:] - self.offsets[:-1]).clamp(min=1).to(dtype).unsqueeze(1)
 
 
-def _host_integers(values: Any, what: str) -> list[int]:
-    """`values` as Python integers with at most one transfer; bools, floats and nested values are refused."""
-    if isinstance(values, Tensor):
-        if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(
-                f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}:"
-                " expected integers, shape [n]"
-            )
-        return values.tolist()
-    try:
-        items = list(values)
-    except TypeError:
-        raise TypeError(f"{what} = {values!r}: expected a sequence of integers or an integer tensor") from None
-    integers = []
-    for position, item in enumerate(items):
-        try:
-            if isinstance(item, bool):
-                raise TypeError
-            integers.append(index(item))
-        except TypeError:
-            raise TypeError(f"{what}[{position}] = {item!r} ({type(item).__name__}): expected an integer") from None
-    return integers
-
-
-def _index_tensors(sizes: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """offsets int32 [B+1] and set_ids int32 [N] on the device, without waiting for it."""
-    counts = torch.tensor([0, *sizes], dtype=torch.int64)
-    offsets = counts.cumsum(0).to(torch.int32)
-    ids = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), counts[1:])
-    if device.type == "cuda":  # a copy from memory that is not pinned would wait
-        offsets, ids = offsets.pin_memory(), ids.pin_memory()
-    return offsets.to(device, non_blocking=True), ids.to(device, non_blocking=True)
-
-
-def _short(numbers: Sequence[int], max_shown: int = 8) -> str:
-    shown = ", ".join(map(str, numbers[:max_shown]))
-    return f"[{shown}]" if len(numbers) <= max_shown else f"[{shown}, ... {len(numbers)} in all]"
-
-
 def _flatten(sets: Sets) -> tuple[list[Any], None]:
     return [sets.offsets, sets.set_ids, sets.live_offsets, sets.live_ids], None
 
@@ -352,3 +343,5 @@ pytree.register_pytree_node(
     serialized_type_name="interconv_kernels.Sets",
     flatten_with_keys_fn=_flatten_with_keys,
 )
+
+torch.serialization.add_safe_globals([Sets])  # for torch.load(weights_only=True), its default

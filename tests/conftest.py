@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 import torch
 
@@ -18,3 +19,5 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     fix_bfloat16()
 else:
     collect_ignore.append("interpreted")
+if find_spec("timm") is None:  # these need libraries beyond requirements-dev.txt
+    collect_ignore.append("integrations")

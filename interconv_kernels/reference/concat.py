@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..as_sets import as_sets
 from ..layout import memory_format
 from ..set_context import current_sets
-from ..sets import as_sets
 from .naive import Pair, same_padding
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor
 
-from interconv_kernels.sets import as_sets
+from interconv_kernels.as_sets import as_sets
 from interconv_kernels.typing import SetsLike
 
 from .data.files import IGNORED

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset
 
 import interconv_kernels as ik
-from interconv_kernels.sets import as_sets
+from interconv_kernels.as_sets import as_sets
 from interconv_kernels.typing import SetsLike
 
 __all__ = ["SetDataset", "SetSlidingWindowInferer", "collate", "prepare_batch"]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from common import ALGORITHMS, DTYPES, FORMATS, layer, make_case, oracle, with_g
 from torch import nn
 
 import interconv_kernels as ik
+from interconv_kernels.set_context import current_sets
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -254,6 +256,20 @@ class TestContexts:
         for t in threads:
             t.join()
         assert all(torch.equal(results[size], module(self.u, size)) for size in (2, 3))
+
+    def test_one_block_entered_by_two_threads(self):
+        shared = ik.use_sets([5, 1])
+        outer = {"here": ik.use_sets(2), "there": ik.use_sets(3)}
+        with ThreadPoolExecutor(1) as thread:
+            for block in (outer["here"], shared):
+                block.__enter__()
+            for block in (outer["there"], shared):
+                thread.submit(block.__enter__).result()
+            shared.__exit__()
+            assert current_sets() == 2
+            thread.submit(shared.__exit__).result()
+            assert thread.submit(current_sets).result() == 3
+            outer["here"].__exit__()
 
     def test_set_model(self):
         net = nn.Sequential(ik.InterConv2d(3), nn.ReLU(), ik.InterConv2d(3, stride=2))

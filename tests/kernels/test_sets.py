@@ -4,7 +4,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 import interconv_kernels as ik
-from interconv_kernels.sets import SetIndex, as_sets
+from interconv_kernels.as_sets import as_sets
+from interconv_kernels.sets import SetIndex
 
 
 def check(sets, lengths):
@@ -59,6 +60,50 @@ def test_to_another_device():
         assert {x.device.type for x in pytree.tree_leaves(moved)} == {"meta"}
         assert moved.lengths == tuple(lengths)
         assert (moved.live_offsets is moved.offsets) == (0 not in lengths)
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 8], [0, 2, 0], []])
+def test_iteration(lengths):
+    u = torch.randn(sum(lengths), 2)
+    sets = ik.Sets.from_lengths(lengths)
+    assert [len(u[samples]) for samples in sets] == [len(u[sets[b]]) for b in range(-len(sets), 0)] == lengths
+    assert torch.equal(torch.cat([u[:0], *(u[samples] for samples in sets)]), u)
+    with pytest.raises(IndexError):
+        sets[len(lengths)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, [1, 0, 4], (2, 3), torch.tensor([5])])
+def test_split_and_cat(size):
+    """As torch.split of the sets' sizes, one entry for each set."""
+    lengths = torch.tensor([3, 0, 1, 8, 2])
+    sets = ik.Sets.from_lengths(lengths)
+    parts = sets.split(size)
+    for part, want in zip(parts, lengths.split(size if isinstance(size, int) else list(size)), strict=True):
+        check(part, want.tolist())
+    check(ik.Sets.cat(parts), lengths.tolist())
+
+
+def test_split_and_cat_refuse():
+    sets = ik.Sets.from_lengths([3, 1])
+    for size, message in ((0, "size = 0: expected at least 1"), ([1], r"size = \[1\]: .* B = 2"), ([3, -1], "B = 2")):
+        with pytest.raises(ValueError, match=message):
+            sets.split(size)
+    with pytest.raises(TypeError, match=r"size\[0\] = 1.5"):
+        sets.split([1.5])
+    with pytest.raises(ValueError, match=r"0 parts.*expected parts on one device"):
+        ik.Sets.cat([])
+    with pytest.raises(ValueError, match=r"2 parts on devices.*cpu.*meta"):
+        ik.Sets.cat([sets, sets.to("meta")])
+    with pytest.raises(TypeError, match=r"parts\[1\] = \[3\]: expected ik.Sets"):
+        ik.Sets.cat([sets, [3]])
+
+
+def test_equality():
+    sets = ik.Sets.from_lengths([3, 1])
+    assert sets == ik.Sets.from_offsets([0, 3, 4]) == ik.Sets(*pytree.tree_leaves(sets)) == sets.to("meta")
+    assert len({sets, ik.Sets.from_lengths([3, 1]), ik.Sets.from_lengths([1, 3]), ik.Sets.from_lengths([3, 1, 0])}) == 3
+    assert sets != ik.Sets.from_lengths([1, 3])
+    assert sets != (3, 1)
 
 
 def test_is_a_pytree():

@@ -38,8 +38,8 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
 def forward(
     conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
 ) -> Tensor:
-    size = conv.output_size(u.shape[2:], weight.shape[2:])
-    out = torch.empty((u.shape[0], weight.shape[0], *size), memory_format=conv.fmt)
+    shape = (u.shape[0], weight.shape[0], *conv.output_size(u.shape[2:], weight.shape[2:]))
+    out = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=conv.fmt)
     bias_row, slope_row = (None if x is None else x.unsqueeze(0) for x in (bias, slope))
     inputs = (flat(u, conv.fmt), flat(weight, conv.fmt), bias_row, slope_row, sets.offsets, sets.set_ids)
     op = _ops.pointwise_forward if conv.is_pointwise(weight) else _ops.winograd_forward

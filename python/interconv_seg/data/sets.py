@@ -129,23 +129,21 @@ class Batch:
         Args:
             parts: the maximum number of batches; each has about the same number of sets.
         """
-        lengths = self.sets.lengths
-        per_part = -(-len(lengths) // parts)
-        batches = []
-        for first in range(0, len(lengths), per_part):
-            part_lengths = lengths[first : first + per_part]
-            start = sum(lengths[:first])
-            samples = slice(start, start + sum(part_lengths))
+        per_part = -(-len(self.sets) // parts)
+        batches, first, start = [], 0, 0
+        for sets in self.sets.split(per_part):
+            samples = slice(start, start + sets.num_samples)
             batches.append(
                 Batch(
                     self.images[samples],
                     None if self.masks is None else self.masks[samples],
                     None if self.prompts is None else self.prompts[samples],
-                    ik.Sets.from_lengths(part_lengths, self.images.device),
+                    sets,
                     self.names[samples],
-                    self.groups[first : first + per_part],
+                    self.groups[first : first + len(sets)],
                 )
             )
+            first, start = first + len(sets), samples.stop
         return batches
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -160,7 +158,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
-        return self._map(Tensor.pin_memory)
+        return replace(self._map(Tensor.pin_memory), sets=self.sets.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         masks, prompts = (None if x is None else function(x) for x in (self.masks, self.prompts))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interconv_kernels as ik
-from interconv_kernels.sets import as_sets
+from interconv_kernels.as_sets import as_sets
 from interconv_kernels.typing import SetsLike
 
 # Makes a layer of a network, with the arguments of the class that it stands for: `nn.Conv2d`, `ik.InterConv2d`, ...
