@@ -10,7 +10,7 @@ FOLDER = Path(interconv_seg.__file__).parent
 # Each module may import only modules of the lines before it.
 LAYERS = (
     {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock"},
-    {"prompts", "data"},
+    {"prompts", "data", "hub", "monai"},
     {"metrics", "losses", "config"},
     {"runs"},
     {"preparation", "inference"},
