@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from interconv_kernels._version import __version__
 
-from . import doctor, evaluate, models, prompts, segment, train
+from . import doctor, evaluate, models, nnunet, prompts, segment, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    for command in (train, evaluate, segment, prompts, models, doctor):
+    for command in (train, evaluate, segment, prompts, models, nnunet, doctor):
         command.add(subparsers)
     args = parser.parse_args(arguments)
     try:
