@@ -128,13 +128,15 @@ def read_sets_csv(file: Path) -> dict[str, str]:
         file: a table with the columns `set` and `case` (the name without channel number and file ending).
 
     Raises:
-        ValueError: it cannot be read, lacks a column or a value, or lists a case twice.
+        ValueError: it cannot be read, lacks a column or a value, lists a case twice, or is empty.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: cannot be read as a table ({error})") from error
+    if not rows:
+        raise ValueError(f"{file}: no rows, expected one for each case, with the columns set and case")
     set_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         name, case = ((row.get(column) or "").strip() for column in ("set", "case"))
