@@ -65,6 +65,8 @@ def test_a_model_keeps_its_kind_of_sets(tmp_path):
         ({"set_pattern": "("}, "expected a regular expression"),
         ({"set_pattern": 3}, "expected a regular expression"),
         ({"pattern": "x"}, "expected an object with keys of"),
+        ({"sets": "cases"}, "sets = 'cases', but there is no sets.csv: expected \"slices\", or nothing"),
+        ({"sets": "slices", "set_pattern": "x"}, "sets = 'slices', but there is a set_pattern"),
         ([], "expected an object with keys of"),
     ],
 )

@@ -37,7 +37,8 @@ class CaseSets:
         """The sets to train with.
 
         Args:
-            dataset_json: of the dataset. Its "interconv" may hold "set_pattern" and "max_set_size".
+            dataset_json: of the dataset. Its "interconv" may hold "set_pattern", "max_set_size" and "sets", the kind that
+                is expected.
             folders: the first sets.csv in these counts.
 
         Returns:
@@ -49,7 +50,14 @@ class CaseSets:
         pattern, max_size = _settings(dataset_json)
         files = [folder / "sets.csv" for folder in folders if (folder / "sets.csv").exists()]
         set_of = read_sets_csv(files[0]) if files else {}
-        return cls("cases" if files or pattern else "slices", set_of, pattern, max_size)
+        kind: Literal["cases", "slices"] = "cases" if files or pattern else "slices"
+        wanted = dataset_json.get(SECTION, {}).get("sets", kind)
+        if wanted != kind:
+            found = files[0] if files else "a set_pattern" if pattern else "no sets.csv"
+            raise ValueError(
+                f'dataset.json: {SECTION}.sets = {wanted!r}, but there is {found}: expected "{kind}", or nothing'
+            )
+        return cls(kind, set_of, pattern, max_size)
 
     @classmethod
     def of_model(cls, dataset_json: Mapping[str, Any], folder: Path | None) -> CaseSets:
