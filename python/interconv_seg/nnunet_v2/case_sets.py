@@ -37,8 +37,8 @@ class CaseSets:
         """The sets to train with.
 
         Args:
-            dataset_json: of the dataset. Its "interconv" may hold "set_pattern", "max_set_size" and "sets", the kind that
-                is expected.
+            dataset_json: of the dataset. Its "interconv" may hold "set_pattern", "max_set_size" and "sets", the
+                kind that is expected.
             folders: the first sets.csv in these counts.
 
         Returns:
