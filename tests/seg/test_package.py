@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(interconv_seg.__file__).parent
 # Each module may import only modules of the lines before it.
 LAYERS = (
-    {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock"},
+    {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock", "nnunet_v2"},
     {"prompts", "data", "hub", "monai"},
     {"metrics", "losses", "config"},
     {"runs"},
