@@ -11,7 +11,7 @@ from . import algorithms, ops, traceable  # noqa: F401  (ops registers the opera
 from ._backends.registry import check_name
 from .activation import leaky_relu
 from .autograd import InterConvFunction
-from .choice import is_traced
+from .choice import is_decomposed, is_traced
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets, as_sets, sets_of_jagged
@@ -48,7 +48,8 @@ def interconv2d(
         negative_slope: act(x) is x where x >= 0, else negative_slope * x: 0 is ReLU, another number leaky ReLU, a
             tensor [1] or [Co] PReLU. None: no activation. Without gradients the kernels apply it as they write y; with
             gradients it is an operation of its own.
-        algorithm: "concat", "split", "centered", "fused" or "auto": the same result up to rounding.
+        algorithm: "concat", "split", "centered", "fused", "decomposed" (`split` in aten operations, for exporters) or
+            "auto": the same result up to rounding.
         backend: "triton", "cpp", "torch" or "auto"; see `backends()`.
 
     Returns:
@@ -88,7 +89,7 @@ def interconv2d(
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     else:
         if traced:
-            y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
+            y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
         else:
             y = InterConvFunction.apply(u, weight, bias, *index, *settings)
         y = y if negative_slope is None else leaky_relu(y, negative_slope)
@@ -113,6 +114,8 @@ def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Ten
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
     sets = _check_set_op(u, sets, backend)
+    if is_decomposed("auto"):
+        return traceable.set_reduce(u, sets.offsets, sets.set_ids, mean=True)
     return torch.ops.interconv.set_reduce(u, sets.offsets, sets.set_ids, True, backend)
 
 
@@ -132,6 +135,9 @@ def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto")
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
     sets = _check_set_op(u, sets, backend)
+    if is_decomposed("auto"):
+        s = traceable.set_reduce(u, sets.offsets, sets.set_ids, mean=True)
+        return torch.cat([u, s.index_select(0, sets.set_ids)], dim=1)
     return torch.ops.interconv.concat_set_mean(u, sets.offsets, sets.set_ids, backend)
 
 

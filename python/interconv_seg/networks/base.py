@@ -83,8 +83,7 @@ class SetNetwork(nn.Module):
 
     def _padding(self, size: int) -> int:
         """How many rows or columns are missing to a size that the body takes."""
-        multiple = -(-size // self.body.stride) * self.body.stride
-        return max(multiple, self.body.min_size) - size
+        return max(round_up(size, self.body.stride), self.body.min_size) - size
 
     def _check(self, x: Tensor) -> None:
         channels = self.body.in_channels
@@ -92,6 +91,16 @@ class SetNetwork(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}: expected [N, {channels}, H, W] with H and W at least 1")
         if not x.is_floating_point():
             raise TypeError(f"x has dtype {x.dtype}: expected floating point")
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `size`.
+
+    Args:
+        size: at least 0. (In ONNX the quotient of a negative number is rounded towards zero.)
+        multiple: at least 1.
+    """
+    return (size + multiple - 1) // multiple * multiple
 
 
 def check_positive_int(name: str, value: Any) -> int:
