@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ._traced_sets import check_integer_tensor, traced_index_tensors
+
 if TYPE_CHECKING:
     from .typing import SetsLike
 
@@ -94,10 +96,13 @@ class Sets:
 
         Raises:
             TypeError: an offset is not an integer.
-            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N.
+            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N. (RuntimeError in compiled
+                code, for a tensor.)
         """
         if device is None and isinstance(offsets, Tensor):
             device = offsets.device
+        if isinstance(offsets, Tensor) and num_samples is not None and torch.compiler.is_compiling():
+            return cls(*traced_index_tensors(offsets, num_samples, torch.device(device or "cpu")))
         values = _host_integers(offsets, "offsets")
         if not values or values[0] != 0:
             raise ValueError(f"offsets {_short(values)}: expected B+1 integers starting with 0")
@@ -234,6 +239,8 @@ _of_jagged = WeakTensorKeyDictionary()  # offsets tensor -> Sets, for as long as
 
 def sets_of_jagged(offsets: Tensor, num_samples: int, device: torch.device) -> Sets:
     """The `Sets` of a jagged nested tensor, created once for each offsets tensor, which all layers share."""
+    if torch.compiler.is_compiling():
+        return Sets.from_offsets(offsets, num_samples, device)
     sets = _of_jagged.get(offsets)
     if sets is None:
         sets = _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)
@@ -290,11 +297,7 @@ class SetIndex:
 def _host_integers(values: Any, what: str) -> list[int]:
     """`values` as Python integers with at most one transfer; bools, floats and nested values are refused."""
     if isinstance(values, Tensor):
-        if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(
-                f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}:"
-                " expected integers, shape [n]"
-            )
+        check_integer_tensor(values, what)
         return values.tolist()
     try:
         items = list(values)
@@ -305,7 +308,7 @@ def _host_integers(values: Any, what: str) -> list[int]:
         try:
             if isinstance(item, bool):
                 raise TypeError
-            integers.append(index(item))
+            integers.append(item if isinstance(item, int) else index(item))  # torch.compile makes constants by index()
         except TypeError:
             raise TypeError(f"{what}[{position}] = {item!r} ({type(item).__name__}): expected an integer") from None
     return integers
@@ -315,7 +318,7 @@ def _index_tensors(sizes: list[int], device: torch.device) -> tuple[Tensor, Tens
     """offsets int32 [B+1] and set_ids int32 [N] on the device, without waiting for it."""
     counts = torch.tensor([0, *sizes], dtype=torch.int64)
     offsets = counts.cumsum(0).to(torch.int32)
-    ids = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), counts[1:])
+    ids = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), counts[1:], output_size=sum(sizes))
     if device.type == "cuda":  # a copy from memory that is not pinned would wait
         offsets, ids = offsets.pin_memory(), ids.pin_memory()
     return offsets.to(device, non_blocking=True), ids.to(device, non_blocking=True)
