@@ -17,8 +17,7 @@ inline int64_t pointwise_max_centered(int64_t channels, int64_t out_channels) {
 // What torch.backends.cpu.get_cpu_capability() calls AVX512.
 inline bool has_avx512() {
 #ifdef __x86_64__
-  return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 #else
   return false;
 #endif

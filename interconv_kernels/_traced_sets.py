@@ -39,5 +39,6 @@ def check_integer_tensor(values: Tensor, what: str) -> None:
     """Raises TypeError if a tensor is not a vector of integers."""
     if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(
-            f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}: expected integers, shape [n]"
+            f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}:"
+            " expected integers, shape [n]"
         )

@@ -5,8 +5,8 @@ that Inductor can fuse the addition of the set term, and the bias, norm and acti
 set sizes are not known then, nor does a graph depend on them, so single samples cost two half-convolutions. What
 `ik.tune` found is for calls that are not compiled; `algorithm="fused"` asks for the fused layer in compiled code too.
 
-With `algorithm="decomposed"` this holds on every device, compiled or not, and the set means are aten operations as well:
-for exporters to runtimes that do not know this library's operators. torch.onnx.export always gets this form.
+With `algorithm="decomposed"` this holds on every device, compiled or not, and the set means are aten operations as
+well: for exporters to runtimes that do not know this library's operators. torch.onnx.export always gets this form.
 
 Everywhere else the layer is one operator, which chooses when it runs. The rules use shapes alone, so that nothing is
 read from the device. For each call, the first rule that applies:

@@ -1,4 +1,4 @@
-"""Writes what segment.cpp reads: model.pt2 (AOTInductor), model.pt (TorchScript) and inputs.pt, into the given folder."""
+"""Writes what segment.cpp reads into a folder: model.pt2 (AOTInductor), model.pt (TorchScript) and inputs.pt."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import interconv_kernels as ik
 
 
 def network() -> nn.Module:
-    """A small network with InterConv. (Load your own, in eval mode.)"""
+    """A small network with InterConv; load your own here, in eval mode."""
     torch.manual_seed(0)
     layers = [ik.InterConv2d(1, 16, activation=nn.PReLU()), ik.InterConv2d(16, 16), nn.ReLU(), ik.InterConv2d(16, 3, 1)]
     return ik.SetModel(nn.Sequential(*layers)).eval()
@@ -29,6 +29,7 @@ class WithTensors(nn.Module):
 
 @torch.no_grad()
 def main(folder: Path) -> None:
+    """Exports the network, with any number of images and sets."""
     model, images, sets = network(), torch.randn(5, 1, 32, 32), ik.Sets.from_lengths([2, 3])
     n, b = torch.export.Dim("n", min=2), torch.export.Dim("b", min=2)
     shapes = {"x": {0: n}, "sets": [{0: b}, {0: n}, {0: b}, {0: n}]}

@@ -174,8 +174,7 @@ class Run:
             raise ValueError(f"{folder}: no best.pt in it, expected a run with at least one validation")
         network = config.new_network()
         network.load_state_dict(load_checkpoint(folder / "best.pt", device)["network"])
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(folder, config, network.eval())
+        return cls(folder, config, network.to_device(device).eval())
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -32,10 +32,9 @@ def program(tmp_path_factory):
     torch_folder = Path(torch.__file__).parent
     includes = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
     libraries = torch_folder / "lib"
-    run(
-        os.environ.get("CXX", "g++"), "-std=c++20", "-O0", EXAMPLE / "segment.cpp", *(f"-I{x}" for x in includes), LIBRARY,
-        f"-L{libraries}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}", "-o", folder / "segment",
-    )  # fmt: skip
+    linked = [LIBRARY, f"-L{libraries}", "-ltorch", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O0", *(f"-I{x}" for x in includes)]
+    run(*compiler, EXAMPLE / "segment.cpp", *linked, "-o", folder / "segment")
     return folder / "segment"
 
 

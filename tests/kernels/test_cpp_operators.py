@@ -1,4 +1,4 @@
-"""The operators that the C++ library registers for programs without Python, called from a process without this package."""
+"""The operators that the C++ library registers for programs without Python, in a process without this package."""
 
 import re
 import subprocess
@@ -40,7 +40,13 @@ def layers():
                 cases[f"{kernel}x{kernel}, {name}, {fmt}"] = make_case(
                     lengths, 16, 12, kernel=kernel, padding=kernel // 2, dtype=torch.float32, fmt=fmt
                 )
-        for conv in ({"stride": 2}, {"dilation": (1, 2), "padding": (1, 2)}, {"padding": (0, 2)}, {"padding": 3}, {"bias": False}):
+        for conv in (
+            {"stride": 2},
+            {"dilation": (1, 2), "padding": (1, 2)},
+            {"padding": (0, 2)},
+            {"padding": 3},
+            {"bias": False},
+        ):
             cases[f"{conv}, {fmt}"] = make_case([2, 1, 3], 16, 12, dtype=torch.float32, fmt=fmt, **conv)
         cases[f"few channels, {fmt}"] = make_case([2, 3], 2, 3, dtype=torch.float32, fmt=fmt)
         cases[f"float64, {fmt}"] = make_case([2, 3], fmt=fmt)

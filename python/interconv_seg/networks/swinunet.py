@@ -76,7 +76,7 @@ class WindowAttention(nn.Module):
         bias = self.position_bias[self.position_index].permute(2, 0, 1).expand(windows.shape[1], -1, -1, -1)
         if any(shift) or padded != [height, width]:
             bias = bias.masked_fill(~_may_attend((height, width), padded, shift, x.device), -torch.inf)
-        # q, k and v [N, windows heads, 49, channels of a head]: with 4 dimensions, torch has fast kernels, ONNX an operator
+        # Windows and heads are one dimension of q, k and v, which ONNX takes with four dimensions only.
         windows = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None].to(q.dtype))
         windows = windows.unflatten(1, (-1, self.heads)).transpose(2, 3).flatten(3)
         tokens = _from_windows(windows, padded).roll(shift, (1, 2))[:, :height, :width]
