@@ -12,7 +12,7 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-compile docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,7 +29,7 @@ $(DOCS_READY): $(READY) requirements-docs.txt
 	touch $@
 
 test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
+	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/compile --ignore tests/integrations --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 	$(MAKE) test-launches
@@ -41,6 +41,9 @@ test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUD
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
+test-compile: $(READY) ## every network under torch.compile, exported networks in a C++ program (half an hour on 2 cores)
+	OMP_NUM_THREADS=1 $(PYTEST) tests/compile $(ARGS)
+
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict
 
@@ -51,12 +54,12 @@ lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror csrc/* examples/cpp/*.cpp
 
 format: $(READY) ## fix what ruff and clang-format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*
+	$(BIN)/clang-format -i csrc/* examples/cpp/*.cpp
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)

@@ -89,10 +89,6 @@ def interconv2d(
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     else:
         if traced:
-            index = (
-                sets.offsets,
-                sets.set_ids,
-            )  # of a size that is known where that of the others may depend on values
             y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
         elif torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
             y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
