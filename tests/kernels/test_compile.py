@@ -149,3 +149,23 @@ def test_wrong_offsets_are_refused_by_compiled_code(offsets):
     compiled(x, torch.tensor([0, 2, 5]))
     with pytest.raises(RuntimeError, match="expected nondecreasing integers from 0 to N"):
         compiled(x, torch.tensor(offsets))
+
+
+def test_a_traced_file_holds_operators(tmp_path):
+    class WithTensors(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, offsets, set_ids):
+            return self.model(x, ik.Sets(offsets, set_ids, offsets, set_ids))
+
+    model, sets = network(), ik.Sets.from_lengths([2, 3])
+    with torch.no_grad():
+        traced = torch.jit.trace(WithTensors(model), (torch.randn(5, 1, 16, 16), sets.offsets, sets.set_ids))
+        traced.save(tmp_path / "model.pt")
+        loaded = torch.jit.load(tmp_path / "model.pt")
+        assert "interconv::interconv2d" in str(loaded.inlined_graph)
+        for lengths in ([4, 1, 5], [1]):
+            x, sets = torch.randn(sum(lengths), 1, 16, 16), ik.Sets.from_lengths(lengths)
+            torch.testing.assert_close(loaded(x, sets.offsets, sets.set_ids), model(x, sets))
