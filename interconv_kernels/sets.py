@@ -96,13 +96,12 @@ class Sets:
 
         Raises:
             TypeError: an offset is not an integer.
-            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N. (RuntimeError in compiled
-                code, for a tensor.)
+            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N (compiled: RuntimeError).
         """
-        if device is None and isinstance(offsets, Tensor):
-            device = offsets.device
-        if isinstance(offsets, Tensor) and num_samples is not None and torch.compiler.is_compiling():
-            return cls(*traced_index_tensors(offsets, num_samples, torch.device(device or "cpu")))
+        if isinstance(offsets, Tensor):
+            device = device or offsets.device
+            if num_samples is not None and torch.compiler.is_compiling():
+                return cls(*traced_index_tensors(offsets, num_samples, torch.device(device)))
         values = _host_integers(offsets, "offsets")
         if not values or values[0] != 0:
             raise ValueError(f"offsets {_short(values)}: expected B+1 integers starting with 0")
@@ -241,10 +240,9 @@ def sets_of_jagged(offsets: Tensor, num_samples: int, device: torch.device) -> S
     """The `Sets` of a jagged nested tensor, created once for each offsets tensor, which all layers share."""
     if torch.compiler.is_compiling():
         return Sets.from_offsets(offsets, num_samples, device)
-    sets = _of_jagged.get(offsets)
-    if sets is None:
-        sets = _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)
-    return sets
+    if offsets not in _of_jagged:
+        _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)
+    return _of_jagged[offsets]
 
 
 class SetIndex:
