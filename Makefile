@@ -17,7 +17,7 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,7 +42,7 @@ $(INTEGRATIONS_READY): $(READY) requirements-integrations.txt
 	touch $@
 
 test: $(READY) ## the tests, then those of the Triton kernels in its interpreter and of their launches (ARGS="-k name" for some of them)
-	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/integrations --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
+	OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/docs --ignore tests/compile --ignore tests/integrations --ignore tests/kernels/test_machine_code.py $(ARGS) $(IF_ANY)
 ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 	$(MAKE) test-launches
@@ -69,6 +69,9 @@ test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment 
 hf-kernel: $(READY) ## the package as a kernel repository of Hugging Face, in out/hf-kernel
 	$(BIN)/python tools/hf_kernel.py out/hf-kernel
 
+test-compile: $(READY) ## every network under torch.compile, exported networks in a C++ program (half an hour on 2 cores)
+	OMP_NUM_THREADS=1 $(PYTEST) tests/compile $(ARGS)
+
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict
 
@@ -79,12 +82,12 @@ lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror csrc/* examples/cpp/*.cpp
 
 format: $(READY) ## fix what ruff and clang-format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*
+	$(BIN)/clang-format -i csrc/* examples/cpp/*.cpp
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)

@@ -36,7 +36,7 @@ FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 # Except in the fused layers: a matrix product needs fused multiply-adds for its speed.
 FUSED_FLAGS = ["-ffp-contract=fast"]
-SET_OPS_SOURCES = ["cpu.cpp", "register.cpp"]
+SET_OPS_SOURCES = ["cpu.cpp", "operators.cpp", "register.cpp"]
 FUSED_SOURCES = [
     "gemm.cpp",
     "pointwise_layer.cpp",

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._traced_sets import check_integer_tensor
+
 
 def host_integers(values: Any, what: str) -> list[int]:
     """`values` as Python integers with at most one transfer; bools, floats and nested values are refused."""
     if isinstance(values, Tensor):
-        if values.dim() != 1 or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(
-                f"{what}: got a tensor of dtype {values.dtype} and shape {tuple(values.shape)}:"
-                " expected integers, shape [n]"
-            )
+        check_integer_tensor(values, what)
         return values.tolist()
     try:
         items = list(values)
@@ -29,7 +27,7 @@ def host_integers(values: Any, what: str) -> list[int]:
         try:
             if isinstance(item, bool):
                 raise TypeError
-            integers.append(index(item))
+            integers.append(item if isinstance(item, int) else index(item))  # torch.compile makes constants by index()
         except TypeError:
             raise TypeError(f"{what}[{position}] = {item!r} ({type(item).__name__}): expected an integer") from None
     return integers

@@ -63,6 +63,8 @@ _of_jagged = WeakTensorKeyDictionary()  # offsets tensor -> Sets, for as long as
 
 def sets_of_jagged(offsets: Tensor, num_samples: int, device: torch.device) -> Sets:
     """The `Sets` of a jagged nested tensor, created once for each offsets tensor, which all layers share."""
+    if torch.compiler.is_compiling():
+        return Sets.from_offsets(offsets, num_samples, device)
     sets = _of_jagged.get(offsets)
     if sets is None:
         sets = _of_jagged[offsets] = Sets.from_offsets(offsets, num_samples, device)

@@ -5,6 +5,9 @@ that Inductor can fuse the addition of the set term, and the bias, norm and acti
 set sizes are not known then, nor does a graph depend on them, so single samples cost two half-convolutions. What
 `ik.tune` found is for calls that are not compiled; `algorithm="fused"` asks for the fused layer in compiled code too.
 
+With `algorithm="decomposed"` this holds on every device, compiled or not, and the set means are aten operations as
+well: for exporters to runtimes that do not know this library's operators. torch.onnx.export always gets this form.
+
 Everywhere else the layer is one operator, which chooses when it runs. The rules use shapes alone, so that nothing is
 read from the device. For each call, the first rule that applies:
 
@@ -63,7 +66,14 @@ class Choice(NamedTuple):
 
 def is_traced(u: Tensor, algorithm: str) -> bool:
     """Whether a call is traced as torch operations (`traceable.py`), not as one operator."""
-    return algorithm == "auto" and u.device.type in TRACED_DEVICES and torch.compiler.is_compiling()
+    if algorithm == "auto" and u.device.type in TRACED_DEVICES and torch.compiler.is_compiling():
+        return True
+    return is_decomposed(algorithm)
+
+
+def is_decomposed(algorithm: str) -> bool:
+    """Whether a call is traced without any operator of this library."""
+    return algorithm == "decomposed" or (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export())
 
 
 def choose(

@@ -14,7 +14,7 @@ from .activation import leaky_relu
 from .as_sets import as_sets, sets_of_jagged
 from .autograd import SetTransformed, is_transformed, needs_derivatives
 from .autograd import interconv2d as differentiable
-from .choice import is_traced
+from .choice import is_decomposed, is_traced
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import Sets
@@ -51,7 +51,8 @@ def interconv2d(
         negative_slope: act(x) is x where x >= 0, else negative_slope * x: 0 is ReLU, another number leaky ReLU, a
             tensor [1] or [Co] PReLU. None: no activation. Without gradients the kernels apply it as they write y; with
             gradients it is an operation of its own.
-        algorithm: "concat", "split", "centered", "fused" or "auto": the same result up to rounding.
+        algorithm: "concat", "split", "centered", "fused", "decomposed" (`split` in aten operations, for exporters) or
+            "auto": the same result up to rounding.
         backend: "triton", "cpp", "torch" or "auto"; see `backends()`.
 
     Returns:
@@ -91,8 +92,8 @@ def interconv2d(
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     else:
         if traced:
-            y = traceable.interconv2d(u, weight, bias, *index, conv, backend)
-        elif differentiated and not torch.jit.is_tracing():
+            y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
+        elif differentiated and not torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
             y = differentiable(u, weight, bias, *index, *settings)
         else:
             y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
@@ -117,6 +118,9 @@ def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Ten
         ValueError: sets that do not fit u, or an unknown name.
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
+    sets = _check_set_op(u, sets, backend)
+    if is_decomposed("auto"):
+        return traceable.set_reduce(u, sets.offsets, sets.set_ids, mean=True)
     return _set_op("set_reduce", u, sets, True, backend)
 
 
@@ -135,14 +139,21 @@ def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto")
         ValueError: sets that do not fit u, or an unknown name.
         TypeError: a rank below 2, or a dtype that is not floating point.
     """
+    sets = _check_set_op(u, sets, backend)
+    if is_decomposed("auto"):
+        s = traceable.set_reduce(u, sets.offsets, sets.set_ids, mean=True)
+        return torch.cat([u, s.index_select(0, sets.set_ids)], dim=1)
     return _set_op("concat_set_mean", u, sets, backend)
 
 
-def _set_op(name: str, u: Tensor, sets: Any, *settings: Any) -> Tensor:
+def _check_set_op(u: Tensor, sets: Any, backend: BackendName) -> Sets:
     if u.dim() < 2 or u.dtype not in FLOATS:
         raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
-    check_name(settings[-1])
-    sets = as_sets(sets, u.shape[0], u.device)
+    check_name(backend)
+    return as_sets(sets, u.shape[0], u.device)
+
+
+def _set_op(name: str, u: Tensor, sets: Sets, *settings: Any) -> Tensor:
     if is_transformed():
         return SetTransformed.apply(name, u, sets.offsets, sets.set_ids, settings)
     return getattr(torch.ops.interconv, name)(u, sets.offsets, sets.set_ids, *settings)

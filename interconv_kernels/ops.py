@@ -4,7 +4,8 @@ The set operations `set_reduce`, `set_add`, `concat_set_mean`, `concat_set_mean_
 those of `SetOps` (`_backends/contract.py`), on tensors of any layout. The layer is `interconv2d` and
 `interconv2d_backward`; `interconv2d_leaky_relu` applies a leaky ReLU with slopes [Co] to its result, for inference.
 These three, `center` and `uncenter` need sets that are not empty. `center`, `uncenter` and `interconv2d_leaky_relu`
-have no derivatives; the others have derivatives of any order.
+have no derivatives; the others have derivatives of any order. For C++ programs without Python, csrc/operators.cpp
+registers the operators of inference with the same schemas.
 """
 
 from __future__ import annotations

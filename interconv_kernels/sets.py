@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ._index_tensors import host_integers, index_tensors, outside_inference_mode, short
+from ._traced_sets import traced_index_tensors
 
 INT32_MAX = 2**31 - 1
 
@@ -94,10 +95,12 @@ class Sets:
 
         Raises:
             TypeError: an offset is not an integer.
-            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N.
+            ValueError: no offsets, or they do not start at 0, decrease, or do not end at N (compiled: RuntimeError).
         """
-        if device is None and isinstance(offsets, Tensor):
-            device = offsets.device
+        if isinstance(offsets, Tensor):
+            device = device or offsets.device
+            if num_samples is not None and torch.compiler.is_compiling():
+                return cls(*traced_index_tensors(offsets, num_samples, torch.device(device)))
         values = host_integers(offsets, "offsets")
         if not values or values[0] != 0:
             raise ValueError(f"offsets {short(values)}: expected B+1 integers starting with 0")

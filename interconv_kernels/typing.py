@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .sets import Sets
 
-Algorithm: TypeAlias = Literal["auto", "concat", "split", "centered", "fused"]
+Algorithm: TypeAlias = Literal["auto", "concat", "split", "centered", "fused", "decomposed"]
 BackendName: TypeAlias = Literal["auto", "triton", "cpp", "torch"]
 Padding: TypeAlias = Literal["same"] | int | tuple[int, int]
 # `Sets`, a list of set sizes, a tensor of offsets, or one int for sets of equal size.

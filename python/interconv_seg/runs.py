@@ -52,8 +52,7 @@ class Run:
             raise ValueError(f"{folder}: no best.pt in it, expected a run with at least one validation")
         network = config.new_network()
         load_weights(network, folder / "best.pt", device)
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(folder, config, network.eval())
+        return cls(folder, config, network.to_device(device).eval())
 
 
 def load_weights(network: SetNetwork, file: Path, device: torch.device | str) -> None:

@@ -75,9 +75,7 @@ class Training:
         self.config, self.device = config, torch.device(device)
         if config.precision == "float16" and self.device.type != "cuda":
             raise ValueError(f"precision = 'float16' on {self.device}: expected a CUDA device (bfloat16 runs anywhere)")
-        self.network = config.new_network()
-        # channels_last is the faster format for InterConv2d and for cuDNN.
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = config.new_network().to_device(self.device)
         self.optimizer = _optimizer(config, self.network)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.loss_function: Callable[..., Tensor] = automatic_loss

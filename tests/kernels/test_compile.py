@@ -88,3 +88,84 @@ def test_a_compiled_network_that_is_the_first_to_use_sets_in_its_thread():
     with ThreadPoolExecutor(1) as thread:
         first, second = (thread.submit(compiled, u, sets).result() for _ in range(2))
     assert torch.equal(first, second)
+
+
+class Layers(nn.Module):
+    """Two layers that take sets as they are given; jagged input has its own."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = ik.InterConv2d(1, 8), ik.InterConv2d(8, 4, 1)
+
+    def forward(self, x, sets=None):
+        return self.second(torch.relu(self.first(x, sets)), sets)
+
+
+def offsets_of(lengths, dtype=torch.int64):
+    return torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=dtype)
+
+
+def check_one_graph(model, inputs):
+    """inputs(x, lengths) makes the arguments."""
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in LENGTHS:
+        x = torch.randn(sum(lengths), 1, 16, 16, requires_grad=True)
+        results = []
+        for function in (compiled, model):
+            y = function(*inputs(x, lengths))
+            y = y.values() if y.is_nested else y
+            results.append([y.detach(), *torch.autograd.grad(y.square().sum(), [x, *model.parameters()])])
+        for got, want in zip(*results, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_offsets_need_one_graph():
+    check_one_graph(ik.SetModel(Layers()), lambda x, lengths: (x, offsets_of(lengths, torch.int32)))
+
+
+def test_jagged_input_needs_one_graph():
+    def jagged(x, lengths):
+        return (torch.nested.nested_tensor_from_jagged(x, offsets_of(lengths)),)
+
+    check_one_graph(Layers(), jagged)
+
+
+def test_a_list_needs_one_graph_for_each_number_of_sets():
+    model = ik.SetModel(Layers())
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in ([2, 3], [5, 1], [7, 6], [3, 4], [2, 3, 4], [4, 1, 6], [5, 5, 5]):
+        x = torch.randn(sum(lengths), 1, 16, 16)
+        torch.testing.assert_close(compiled(x, lengths), model(x, lengths), rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3  # two numbers of sets, and at most one more
+
+
+@pytest.mark.parametrize("offsets", [[0, 2, 6], [1, 2, 5], [0, 4, 3, 5], [0, 2, 4]])
+def test_wrong_offsets_are_refused_by_compiled_code(offsets):
+    model = ik.SetModel(Layers())
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    x = torch.randn(5, 1, 16, 16)
+    compiled(x, torch.tensor([0, 2, 5]))
+    with pytest.raises(RuntimeError, match="expected nondecreasing integers from 0 to N"):
+        compiled(x, torch.tensor(offsets))
+
+
+def test_a_traced_file_holds_operators(tmp_path):
+    class WithTensors(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, offsets, set_ids):
+            return self.model(x, ik.Sets(offsets, set_ids, offsets, set_ids))
+
+    model, sets = network(), ik.Sets.from_lengths([2, 3])
+    with torch.no_grad():
+        traced = torch.jit.trace(WithTensors(model), (torch.randn(5, 1, 16, 16), sets.offsets, sets.set_ids))
+        traced.save(tmp_path / "model.pt")
+        loaded = torch.jit.load(tmp_path / "model.pt")
+        assert "interconv::interconv2d" in str(loaded.inlined_graph)
+        for lengths in ([4, 1, 5], [1]):
+            x, sets = torch.randn(sum(lengths), 1, 16, 16), ik.Sets.from_lengths(lengths)
+            torch.testing.assert_close(loaded(x, sets.offsets, sets.set_ids), model(x, sets))

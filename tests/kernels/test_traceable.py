@@ -1,4 +1,4 @@
-"""The layer as torch operations, which torch.compile traces on GPUs: values, gradients, and what Inductor fuses."""
+"""The layer as torch operations, for torch.compile on GPUs and for exporters: values, gradients, what is fused."""
 
 import copy
 from types import SimpleNamespace
@@ -15,18 +15,23 @@ import interconv_kernels as ik
 from interconv_kernels import choice, functional, traceable
 
 
-def layer(case):
+def layer(case, backend="auto"):
     conv = functional._conv(case.u, case.weight, **{"stride": 1, "padding": "same", "dilation": 1, **case.conv})
     sets = case.sets
-    return traceable.interconv2d(case.u, case.weight, case.bias, sets.live_offsets, sets.live_ids, conv, "auto")
+    return traceable.interconv2d(case.u, case.weight, case.bias, sets.offsets, sets.set_ids, conv, backend)
 
 
+def decomposed(case):
+    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, algorithm="decomposed", **case.conv)
+
+
+@pytest.mark.parametrize("form", [layer, decomposed])
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("name", RAGGED)
-def test_forward_and_gradients(name, fmt):
+def test_forward_and_gradients(name, fmt, form):
     case = make_case(RAGGED[name], fmt=fmt)
     g = torch.randn_like(oracle(case))
-    for got, want in zip(with_grads(layer, case, g), with_grads(oracle, case, g), strict=True):
+    for got, want in zip(with_grads(form, case, g), with_grads(oracle, case, g), strict=True):
         assert worst(got, want) < 1e-12
 
 
@@ -38,13 +43,14 @@ def test_settings(conv):
         assert worst(got, want) < 1e-12
 
 
+@pytest.mark.parametrize("form", [layer, decomposed])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision(dtype):
+def test_low_precision(dtype, form):
     case = make_case([1, 2, 7, 3], 16, 16, dtype=dtype, fmt="channels_last")
     g = torch.randn(oracle(case).shape).to(dtype)
     want = with_grads(oracle, case.to(torch.float64), g)
     theirs = with_grads(eager_concat, case.to(dtype), g)
-    for got, exact, bound in zip(with_grads(layer, case, g), want, theirs, strict=True):
+    for got, exact, bound in zip(with_grads(form, case, g), want, theirs, strict=True):
         assert got.dtype == dtype
         assert worst(got, exact) <= 4 * worst(bound, exact) + 8 * torch.finfo(dtype).eps
 
@@ -83,6 +89,21 @@ def test_where_the_layer_is_traced(monkeypatch):
     assert choice.is_traced(gpu, "auto")
     assert not choice.is_traced(cpu, "auto")
     assert not any(choice.is_traced(gpu, name) for name in ("concat", "split", "centered", "fused"))
+    assert choice.is_traced(cpu, "decomposed")
+
+
+def test_decomposed_is_exported_as_aten_operations():
+    class Model(torch.nn.Module):
+        def forward(self, u, weight, sets):
+            return ik.interconv2d(u, weight, None, sets, negative_slope=0.1, algorithm="decomposed")
+
+    arguments = (torch.randn(5, 2, 8, 8), torch.randn(3, 4, 3, 3), ik.Sets.from_lengths([2, 3]))
+    n, b = torch.export.Dim("n", min=2), torch.export.Dim("b", min=3)  # torch makes another graph for one set
+    shapes = ({0: n}, None, [{0: b}, {0: n}, {0: b}, {0: n}])
+    program = torch.export.export(Model(), arguments, dynamic_shapes=shapes)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert "aten.conv2d.default" in targets
+    assert not any("interconv" in name for name in targets)
 
 
 @pytest.fixture

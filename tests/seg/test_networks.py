@@ -248,3 +248,11 @@ def test_a_body_refuses_sizes_that_do_not_fit():
     for body, stride in ((SimpleUNet(), 16), (NnUNet(), 32)):
         with pytest.raises(ValueError, match=rf"\(1, 1, 20, 32\).*multiples of {stride}"):
             body(torch.zeros(1, 1, 20, 32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_memory_format_is_the_faster_one_on_the_cpu(family):
+    """In nnUNet the results of instance norm are NCHW, so its weights are, too."""
+    network = small(family, "replace").to_device("cpu")
+    fmt = torch.contiguous_format if family == "nnunet" else torch.channels_last
+    assert all(x.is_contiguous(memory_format=fmt) for x in network.parameters() if x.dim() == 4)

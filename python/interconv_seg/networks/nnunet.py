@@ -36,6 +36,8 @@ class NnUNet(Body):
         ValueError: a number is below 1; in `forward`, H or W is not a multiple of the stride.
     """
 
+    cpu_format = torch.contiguous_format  # of instance norm's results, so that no layer has to copy its input
+
     def __init__(
         self,
         in_channels: int = 1,

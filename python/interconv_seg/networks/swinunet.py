@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import interconv_kernels as ik
 
-from .base import Body, LayerFactory, check_positive_int, followed
+from .base import Body, LayerFactory, check_positive_int, followed, round_up
 
 PATCH = 4
 WINDOW = 7
@@ -68,15 +68,17 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        padded = [-(-size // WINDOW) * WINDOW for size in (height, width)]
+        padded = [round_up(size, WINDOW) for size in (height, width)]
         shift = [WINDOW // 2 if self.shifted and size > WINDOW else 0 for size in padded]
         tokens = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         windows = _to_windows(tokens.roll([-s for s in shift], (1, 2)))
-        q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # [N,windows,heads,..]
-        bias = self.position_bias[self.position_index].permute(2, 0, 1)
+        q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+        bias = self.position_bias[self.position_index].permute(2, 0, 1).expand(windows.shape[1], -1, -1, -1)
         if any(shift) or padded != [height, width]:
             bias = bias.masked_fill(~_may_attend((height, width), padded, shift, x.device), -torch.inf)
-        windows = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).transpose(2, 3).flatten(3)
+        # Windows and heads are one dimension of q, k and v, which ONNX takes with four dimensions only.
+        windows = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None].to(q.dtype))
+        windows = windows.unflatten(1, (-1, self.heads)).transpose(2, 3).flatten(3)
         tokens = _from_windows(windows, padded).roll(shift, (1, 2))[:, :height, :width]
         return self.project(tokens).permute(0, 3, 1, 2)
 
