@@ -220,10 +220,9 @@ def layer(shape: Shape, lengths: list[int], direction: Pass) -> Callable[[], obj
     u, g = (maps(sets.num_rows, shape.channels, shape.height, shape.width, DTYPE) for _ in range(2))
     weight = torch.empty(shape.channels, 2 * shape.channels, shape.k, shape.k, dtype=DTYPE, device=META)
     if direction == "forward":
-        return partial(
-            fused.forward, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets, max_centered=1, slope=None
-        )
-    return partial(fused.backward, conv, g, u, weight, sets, (True, True, True), max_centered=1)
+        bias = weight[:, 0, 0, 0].contiguous()
+        return partial(fused.forward, conv, u, weight, bias, sets, max_centered=1, slope=None, tiles={})
+    return partial(fused.backward, conv, g, u, weight, sets, (True, True, True), max_centered=1, tiles={})
 
 
 def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
