@@ -53,15 +53,19 @@ class Gpu(NamedTuple):
     flops: float  # dense bfloat16
     bandwidth: float  # bytes
     l2_bandwidth: float  # bytes
+    hertz: float
+    l2: int  # bytes
+    mma_sync: float = 1.0  # the share of `flops` that mma.sync reaches
 
 
 # L2: 5120 bytes per clock at 1.41 GHz (NVIDIA A100 whitepaper), assumed to be the same for Hopper at 1.755 GHz; 2048
-# bytes per clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper).
+# bytes per clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper). mma.sync on Hopper: about 0.62 of wgmma's rate
+# (assumed: published microbenchmarks find 0.6 to 0.65).
 GPUS = {
-    "h100": Gpu("H100 SXM", "sm_90", 132, 989e12, 3.35e12, 9.0e12),
-    "a100": Gpu("A100 SXM 80 GB", "sm_80", 108, 312e12, 2.04e12, 7.2e12),
-    "h200": Gpu("H200 SXM", "sm_90", 132, 989e12, 4.8e12, 9.0e12),
-    "mi300x": Gpu("MI300X", "gfx942", 304, 1307e12, 5.3e12, 34.4e12),
+    "h100": Gpu("H100 SXM", "sm_90", 132, 989e12, 3.35e12, 9.0e12, 1.755e9, 50 * 2**20, 0.62),
+    "a100": Gpu("A100 SXM 80 GB", "sm_80", 108, 312e12, 2.04e12, 7.2e12, 1.41e9, 40 * 2**20),
+    "h200": Gpu("H200 SXM", "sm_90", 132, 989e12, 4.8e12, 9.0e12, 1.755e9, 50 * 2**20, 0.62),
+    "mi300x": Gpu("MI300X", "gfx942", 304, 1307e12, 5.3e12, 34.4e12, 2.1e9, 256 * 2**20),
 }
 
 
