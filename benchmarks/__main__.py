@@ -24,7 +24,7 @@ COMMANDS = {
     "table": Command("table", "write the results of `run` into a document as Markdown"),
     "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),
     "native-code": Command("gpu.native_code", "check the PTX and machine code of CUDA kernels"),
-    "predict": Command("gpu.predict", "PREDICTED times on GPUs that are not present"),
+    "predict": Command("gpu.predictions", "PREDICTED times on GPUs that are not present"),
 }
 
 

@@ -113,7 +113,7 @@ def collect(folder: Path, options: argparse.Namespace) -> None:
     for number, (name, step) in enumerate(steps, start=1):
         print(f"{number}/{len(steps)}: {name}", file=sys.stderr, flush=True)
         (folder / f"{name}.txt").write_text(step(), encoding="utf-8")
-    if options.tune:
+    if options.tune and tuned.machine(options.device) is not None:
         (folder / "tune.json").write_text(json.dumps(tuned.table(), indent=1), encoding="utf-8")
 
 

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple, TypeAlias
 TABLE = Path(__file__).parents[2] / "csrc" / "halo" / "configs.h"
 Weights: TypeAlias = Literal["resident", "by turns", "streamed"]
 WEIGHTS: dict[str, Weights] = {"kResident": "resident", "kByTurns": "by turns", "kStreamed": "streamed"}
-ROW = re.compile(r"\{\{((?:\d+, ){7})Weights::(\w+), Term::(\w+)\}")
+ROW = re.compile(r"\{\{3, 1, ((?:\d+, ){6})Weights::(\w+), Term::(\w+)\}")  # of 3x3 kernels, stride 1
+STAGES = 2
 VALUE = 2  # bytes of bfloat16 and float16
 PIXELS = 8  # of a row that ldmatrix loads at once
 MATRIX = 16  # rows and depth of a matrix product, which has 8 columns
@@ -26,7 +27,7 @@ COPY_CONFLICTS = {8: 1, 4: 2, 2: 4, 1: 1}
 
 
 class Config(NamedTuple):
-    """A row of csrc/halo/configs.h, see there; or, for wgmma, a design that is not built."""
+    """A row of csrc/halo/configs.h for 3x3 kernels and stride 1; or, for wgmma, a design that is not built."""
 
     channels: int
     columns: int
@@ -34,10 +35,10 @@ class Config(NamedTuple):
     rows: int
     cols: int
     split: int
-    stages: int
     weights: Weights
     term_in_registers: bool
     engine: Literal["mma.sync", "wgmma"] = "mma.sync"
+    stages: int = STAGES
 
     @property
     def name(self) -> str:
@@ -140,14 +141,14 @@ class Counts(NamedTuple):
 
 
 def configs() -> tuple[Config, ...]:
-    """The rows of csrc/halo/configs.h."""
+    """The rows of csrc/halo/configs.h for 3x3 kernels and stride 1."""
     found = ROW.findall(TABLE.read_text(encoding="utf-8"))
     if not found:
-        raise ValueError(f"{TABLE} has no rows of the form {{{{channels, ..., Weights::k..., Term::k...}}}}")
+        raise ValueError(f"{TABLE} has no rows of the form {{{{3, 1, channels, ..., Weights::k..., Term::k...}}}}")
     rows = []
     for numbers, weights, term in found:
-        channels, columns, mt, across, cols, split, stages = map(int, numbers.split(",")[:7])
-        rows.append(Config(channels, columns, mt, across, cols, split, stages, WEIGHTS[weights], term == "kRegisters"))
+        channels, columns, mt, across, cols, split = map(int, numbers.split(",")[:6])
+        rows.append(Config(channels, columns, mt, across, cols, split, WEIGHTS[weights], term == "kRegisters"))
     return tuple(rows)
 
 

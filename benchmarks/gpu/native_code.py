@@ -9,7 +9,7 @@ In the PTX, on every path through the kernel:
 * wgmma: a fence before the first, and after each write to its registers; each committed and waited for before its
   accumulators, or its operands in registers, are touched, and before the kernel ends.
 * cp.async: each copy committed and waited for before the kernel ends. After a wait, a barrier before shared memory is
-  read. No read of shared memory (ldmatrix, wgmma) where copies were started and none was ever waited for.
+  read. No read of shared memory (ld, ldmatrix, wgmma) after copies of which no path waits for any.
 * The async proxy: what was written to shared memory (st, stmatrix, cp.async when it is waited for) and then published
   by a barrier is fenced (fence.proxy.async), and a barrier follows the fence, before wgmma or a bulk copy reads it.
 * Barriers: one number of threads for each id, a multiple of 32, at most the block; an arrive has a sync. An mbarrier is
@@ -57,8 +57,7 @@ class Paths(NamedTuple):
     uncommitted: bool = False  # copies
     in_flight: bool = False  # committed copies that were not waited for
     copied: bool = False
-    waited: bool = False  # must: copies were waited for
-    unwaited: bool = False  # copies were started, and none was ever waited for
+    waited: bool = False  # copies were waited for
     landed: bool = False  # copies were waited for, and no barrier followed
     written: bool = False  # shared memory was written, and neither fence nor barrier followed
     unfenced: bool = False  # ... a barrier followed, no fence
@@ -80,7 +79,6 @@ def join(a: Paths, b: Paths) -> Paths:
         dirty=a.dirty | b.dirty,
         open=a.open | b.open,
         groups=tuple(x | y for x, y in zip(first, second, strict=True)),
-        waited=a.waited and b.waited,
         **{name: getattr(a, name) or getattr(b, name) for name in MAY},
     )
 
@@ -89,7 +87,7 @@ MAY = (
     "uncommitted",
     "in_flight",
     "copied",
-    "unwaited",
+    "waited",
     "landed",
     "written",
     "unfenced",
@@ -115,13 +113,15 @@ class Kernel:
 
     def faults(self) -> list[str]:
         """What is wrong, with the line."""
-        found = [
-            f"{self.function.name}, line {instruction.line}: {fault}"
-            for state, instruction in states(self.function, Paths(), self.step, join)
-            for fault in self.check(state, instruction)
-        ]
-        found += [f"{self.function.name}: {fault}" for fault in self.barrier_faults()]
-        return list(dict.fromkeys(found))
+        lines: dict[str, list[int]] = {}
+        for state, instruction in states(self.function, Paths(), self.step, join):
+            for fault in self.check(state, instruction):
+                lines.setdefault(fault, []).append(instruction.line)
+        name = self.function.name
+        return [
+            f"{name}, line {numbers[0]}: {fault}{f' ({len(numbers)} times)' if len(numbers) > 1 else ''}"
+            for fault, numbers in lines.items()
+        ] + [f"{name}: {fault}" for fault in self.barrier_faults()]
 
     # --- one instruction ---
 
@@ -167,12 +167,11 @@ class Kernel:
                 in_flight=s.in_flight and not none_left,
                 uncommitted=s.uncommitted and not everything,
                 waited=True,
-                unwaited=False,
                 landed=s.copied,
                 written=s.written or s.copied,
             )
         if i.opcode.startswith("cp.async.c"):  # .ca and .cg
-            return s._replace(uncommitted=True, copied=True, unwaited=s.unwaited or not s.waited)
+            return s._replace(uncommitted=True, copied=True)
         return s
 
     def check(self, s: Paths, i: Instruction) -> Iterator[str]:
@@ -193,7 +192,7 @@ class Kernel:
         if i.opcode.startswith(SHARED_READS):
             if s.landed:
                 yield f"{i.opcode} reads shared memory after a wait for copies, without a barrier"
-            if s.unwaited:
+            if s.copied and not s.waited:
                 yield f"{i.opcode} reads shared memory, and no copy was ever waited for"
         if i.opcode.startswith(("mbarrier.arrive", "mbarrier.expect_tx", *WAITS, "cp.async.bulk")):
             if s.initialised:

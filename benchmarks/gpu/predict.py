@@ -1,9 +1,5 @@
 """PREDICTED times of the Triton kernels on GPUs that are not present; nothing is measured.
 
-    python -m benchmarks predict [--gpu h100|a100|h200|mi300x]    prints the tables of one GPU
-    python -m benchmarks predict --write FILE                     replaces the tables of H100 and A100 in the file
-    python -m benchmarks predict --check FILE                     fails if they differ
-
 The launches are recorded from the launchers (offline.py), and their arguments tell what they compute and move:
 
     time = max(computed FLOPs / peak, bytes / bandwidth, L2 bytes / L2 bandwidth)
@@ -26,11 +22,8 @@ repeated reads, passes and uneven distribution.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -39,7 +32,6 @@ from interconv_kernels._backends.triton import fused, set_ops
 from interconv_kernels._backends.triton.configs import candidates_for
 from interconv_kernels.convolution import Conv
 
-from ..document import difference, write_section
 from .machine_code import tile_launch
 from .offline import CHIPS, META, Launch, index, maps, record
 
@@ -320,27 +312,3 @@ def tile_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
 def microseconds(seconds: float) -> str:
     """Three digits, which is more than a prediction is worth."""
     return f"{seconds * 1e6:.3g} us"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints, writes or checks the tables; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gpu", choices=GPUS, default="h100", help="to print; default: %(default)s")
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this document")
-    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in this document")
-    arguments = parser.parse_args(argv)
-    if not arguments.write and not arguments.check:
-        print(report(GPUS[arguments.gpu]), end="")
-        return 0
-    differences = ""
-    for name in ("h100", "a100"):
-        section, text = f"predicted, {name}", report(GPUS[name])
-        if arguments.write:
-            write_section(arguments.write, section, text)
-        else:
-            differences += difference(arguments.check, section, text)
-    sys.stderr.write(differences)
-    return 1 if differences else 0

@@ -40,11 +40,11 @@ from .torch_ops import Recorded, record_all
 REGISTERS, WARP_REGISTERS = 65536, 255 * 32  # of a multiprocessor, and of a warp of 255 registers a thread
 # wgmma, not built: what such a kernel would take (weights from shared memory, two warpgroups).
 DESIGNS = (
-    Config(16, 16, 2, 8, 1, 1, 4, "resident", True, "wgmma"),
-    Config(32, 32, 1, 8, 1, 1, 4, "resident", True, "wgmma"),
-    Config(64, 64, 1, 8, 1, 1, 2, "resident", True, "wgmma"),
-    Config(16, 96, 2, 8, 1, 1, 4, "streamed", False, "wgmma"),
-    Config(16, 128, 2, 8, 1, 1, 4, "streamed", False, "wgmma"),
+    Config(16, 16, 2, 8, 1, 1, "resident", True, "wgmma", 4),
+    Config(32, 32, 1, 8, 1, 1, "resident", True, "wgmma", 4),
+    Config(64, 64, 1, 8, 1, 1, "resident", True, "wgmma"),
+    Config(16, 96, 2, 8, 1, 1, "streamed", False, "wgmma", 4),
+    Config(16, 128, 2, 8, 1, 1, "streamed", False, "wgmma", 4),
 )
 SIZES = (
     *((c, 160, 192) for c in (16, 23, 32, 49, 64)),
@@ -146,7 +146,9 @@ def vendor(gpu: Gpu, layer: Layer, algorithm: str, direction: Pass = "forward") 
     return cost_of(gpu, record_all(CHIPS[gpu.chip], vendor_call(layer, algorithm, direction)))
 
 
-def vendor_call(layer: Layer, algorithm: str, direction: Pass, k: int = 3, stride: int = 1) -> Callable[[], object]:
+def vendor_call(
+    layer: Layer, algorithm: str, direction: Pass, k: int = 3, stride: int = 1, needs_u: bool = True
+) -> Callable[[], object]:
     """A call of the layer, on meta tensors."""
     conv = Conv((stride, stride), (k // 2, k // 2), (1, 1), torch.channels_last)
     sets = index(layer.lengths)
@@ -159,7 +161,7 @@ def vendor_call(layer: Layer, algorithm: str, direction: Pass, k: int = 3, strid
     if direction == "forward":
         return partial(algorithms.forward, choice, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets)
     g = maps(sets.num_rows, layer.out_channels, *conv.output_size(u.shape[2:], (k, k)), DTYPE)
-    return partial(algorithms.backward, choice, conv, g, u, weight, sets, (True, True, True))
+    return partial(algorithms.backward, choice, conv, g, u, weight, sets, (needs_u, True, True))
 
 
 def cost_of(gpu: Gpu, recorded: Recorded) -> Way:

@@ -63,6 +63,7 @@ def test_the_archive(commands, tmp_path, capsys):
 
 
 def test_measurements_are_in_the_archive(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(report.tuned, "machine", lambda device: "some GPU")
     monkeypatch.setattr(report.tuned, "table", lambda: {"some GPU": {}})
     report.main(["--out", str(tmp_path / "r.zip"), "--device", "cpu", "--tune", "simpleunet-60K"])
     assert contents(tmp_path / "r.zip")["tune.json"] == '{\n "some GPU": {}\n}'
