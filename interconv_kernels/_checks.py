@@ -10,7 +10,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from . import _set_checks, reference
+from . import _set_checks, reference, tuned
 from ._accuracy import allowed_errors, float32_as, with_gradients
 from ._backends.contract import DIRECTIONS, Direction, TunableLayer
 from ._backends.registry import get as get_backend
@@ -105,7 +105,7 @@ class Planned(NamedTuple):
     Attributes:
         check: what it checks, without results.
         results: for a device, the check with its results.
-        launching: for a device, a call that launches its kernels, on this thread; None if they need no compilation.
+        launching: for a device, a call that launches its fused kernels, on this thread; None if it has none.
     """
 
     check: Check
@@ -146,8 +146,7 @@ class LayerCheck(NamedTuple):
 
     def planned(self) -> Planned:
         check = Check(self.backend, self.algorithm, self.dtype, (), (), "", self.case)
-        launches = self.backend == "triton" and self.algorithm == "fused"
-        return Planned(check, self.run, self.launching if launches else None)
+        return Planned(check, self.run, self.launching if self.algorithm == "fused" else None)
 
     def run(self, device: torch.device) -> Check:
         worst: list[tuple[float, float]] = []
@@ -175,8 +174,7 @@ class LayerCheck(NamedTuple):
 
     def launching(self, device: torch.device) -> Callable[[], None]:
         """A call that launches the fused kernels of the check, forward and backward, on this thread."""
-        fused = get_backend(self.backend, device).fused
-        assert fused is not None
+        fused = get_backend(self.backend, device).fused(device)
 
         def launch() -> None:
             sets = Sets.from_lengths([size for size in LENGTHS if size], device)
@@ -184,13 +182,15 @@ class LayerCheck(NamedTuple):
             for case in self.cases:
                 tensors, g = _inputs(case, self.dtype)
                 u, weight, bias = (x.to(device) for x in tensors)
-                with self._forced(case, device):
-                    conv = _conv(case)
-                    if fused.can_fuse(conv, u, weight) is None:
-                        weight = weight.contiguous(memory_format=case.fmt)
-                        fused.forward(conv, u, weight, bias, index, max_centered=1, slope=None)
-                        g = g.to(device).contiguous(memory_format=case.fmt)
-                        fused.backward(conv, g, u, weight, index, (True, True, True), max_centered=1)
+                conv = _conv(case)
+                with float32_as(self.precision):
+                    if fused is None or fused.can_fuse(conv, u, weight) is not None:
+                        continue
+                    weight = weight.contiguous(memory_format=case.fmt)
+                    g = g.to(device).contiguous(memory_format=case.fmt)
+                    tiles = {direction: self._tiles(direction, case, device) for direction in DIRECTIONS}
+                    fused.forward(conv, u, weight, bias, index, 1, None, tiles["forward"])
+                    fused.backward(conv, g, u, weight, index, (True, True, True), 1, tiles["backward"])
 
         return launch
 
@@ -198,17 +198,22 @@ class LayerCheck(NamedTuple):
     def _forced(self, case: Case, device: torch.device) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(float32_as(self.precision))
-            if self.tile:
-                fused = get_backend(self.backend, device).tunable
-                assert fused is not None
-                candidate = {"algorithm": "fused", "tiles": dict(self.tile)}
-                layer = (_conv(case), *_empty(case, self.dtype, device))
-                for direction in DIRECTIONS:
-                    tiles = fused.candidates(direction, *layer)
-                    if all(name in tiles.get(part, ()) for part, name in self.tile):
-                        key = fused.layer_key(direction, *layer)
-                        stack.enter_context(fused.override(device, key, candidate))
+            for direction in DIRECTIONS:
+                if tiles := self._tiles(direction, case, device):
+                    key = tuned.layer_key(direction, _conv(case), *_empty(case, self.dtype, device))
+                    stack.enter_context(
+                        tuned.override(device, key, self.backend, {"algorithm": "fused", "tiles": tiles})
+                    )
             yield
+
+    def _tiles(self, direction: Direction, case: Case, device: torch.device) -> dict[str, str]:
+        """The tiles that the layer is given in a direction; none where they are not for it."""
+        fused = get_backend(self.backend, device).tunable(device) if self.tile else None
+        if fused is None:
+            return {}
+        candidates = fused.candidates(direction, _conv(case), *_empty(case, self.dtype, device))
+        fits = all(name in candidates.get(part, ()) for part, name in self.tile)
+        return dict(self.tile) if fits else {}
 
 
 def quick(backend: BackendName) -> list[Planned]:
@@ -224,7 +229,7 @@ def plan(backend: BackendName, device: torch.device) -> list[Planned]:
         for dtype in DTYPES
         for precision in _precisions(dtype, device)
     ]
-    tunable = get_backend(backend, device).tunable
+    tunable = get_backend(backend, device).tunable(device)
     if tunable is not None:
         layers += tile_checks(backend, tunable, device)
     set_checks = [set_check(backend, name, dtype) for name in _set_checks.OPERATIONS for dtype in DTYPES]

@@ -24,7 +24,7 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ._backends.contract import Backend, Gradients, Needs, SetOps
+from ._backends.contract import Gradients, Needs, SetOps
 from .activation import leaky_relu_
 from .choice import Choice
 from .convolution import Conv
@@ -36,7 +36,6 @@ NAMES: tuple[str, ...] = get_args(Algorithm)
 
 
 def forward(
-    backend: Backend,
     choice: Choice,
     conv: Conv,
     u: Tensor,
@@ -47,9 +46,10 @@ def forward(
 ) -> Tensor:
     """act(y) [N,Co,H',W'] of u [N,C,H,W], weight [Co,2C,k,k] and bias [Co]; act as in `SetOps.set_add`."""
     if choice.algorithm == "fused":
-        assert backend.fused is not None
-        return backend.fused.forward(conv, u, weight, bias, sets, choice.max_centered, slope)
-    ops = backend.set_ops
+        fused = choice.backend.fused(u.device)
+        assert fused is not None
+        return fused.forward(conv, u, weight, bias, sets, choice.max_centered, slope, choice.tiles)
+    ops = choice.backend.set_ops
     if choice.algorithm == "concat":
         return leaky_relu_(conv.forward(_concat(ops, conv, u, sets), weight, bias), slope)
     height, width = conv.output_size(u.shape[2:], weight.shape[2:])
@@ -60,13 +60,14 @@ def forward(
 
 
 def backward(
-    backend: Backend, choice: Choice, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs
+    choice: Choice, conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs
 ) -> Gradients:
     """The gradients of u, weight and bias for g [N,Co,H',W'], each only where `need` says so."""
     if choice.algorithm == "fused":
-        assert backend.fused is not None
-        return backend.fused.backward(conv, g, u, weight, sets, need, choice.max_centered)
-    ops = backend.set_ops
+        fused = choice.backend.fused(u.device)
+        assert fused is not None
+        return fused.backward(conv, g, u, weight, sets, need, choice.max_centered, choice.tiles)
+    ops = choice.backend.set_ops
     if choice.algorithm == "concat":
         return _concat_backward(ops, conv, g, u, weight, sets, need)
     layer = _Layer.of(ops, conv, u, weight, g[0].numel())

@@ -59,6 +59,17 @@ class Conv(NamedTuple):
         )
 
 
+def precision(x: Tensor) -> str:
+    """How convolutions multiply float32: "ieee" or "tf32", by torch's own switch; never as TF32 on AMD's GPUs.
+
+    AMD's convolutions do not use it, and Triton has it for gfx942 alone.
+    """
+    if x.dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
+    switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if switch == "tf32" else "ieee"
+
+
 def _is_special(x: Tensor) -> bool:
     """Whether torch uses another convolution for x than for the same sample within a batch.
 

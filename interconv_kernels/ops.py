@@ -188,16 +188,15 @@ def _forward(
     padding: Sequence[int],
     dilation: Sequence[int],
     algorithm: str,
-    backend_name: str,
+    backend: str,
 ) -> Tensor:
     conv = _conv(u, weight, stride, padding, dilation)
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
     bias = None if bias is None else bias.contiguous()  # that of a gradient may be expanded
-    backend = get_backend(backend_name, u.device)
     choice = choose(backend, algorithm, "forward", conv, u, weight, sets)
-    return algorithms.forward(backend, choice, conv, u, weight, bias, sets, slope)
+    return algorithms.forward(choice, conv, u, weight, bias, sets, slope)
 
 
 def _conv(u: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
@@ -231,9 +230,9 @@ def interconv2d_backward(
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
-    sets, chosen = SetIndex(offsets, set_ids), get_backend(backend, u.device)
-    choice = choose(chosen, algorithm, "backward", conv, u, dense_weight, sets)
-    grads = algorithms.backward(chosen, choice, conv, g, u, dense_weight, sets, need)
+    sets = SetIndex(offsets, set_ids)
+    choice = choose(backend, algorithm, "backward", conv, u, dense_weight, sets)
+    grads = algorithms.backward(choice, conv, g, u, dense_weight, sets, need)
     formats = (conv.fmt, memory_format(weight), torch.contiguous_format)
     return tuple(
         u.new_empty((0,)) if x is None else dense(x.to(u.dtype), f) for x, f in zip(grads, formats, strict=True)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from ._backends import triton as triton_backend
+from . import tuned
 from ._files import replacing
 from ._version import __version__
 from .selftest import describe
@@ -113,9 +113,7 @@ def collect(folder: Path, options: argparse.Namespace) -> None:
     for number, (name, step) in enumerate(steps, start=1):
         print(f"{number}/{len(steps)}: {name}", file=sys.stderr, flush=True)
         (folder / f"{name}.txt").write_text(step(), encoding="utf-8")
-    if options.tune and triton_backend.TritonBackend().can_run(options.device) is None:
-        from ._backends.triton import tuned
-
+    if options.tune and tuned.machine(options.device) is not None:
         (folder / "tune.json").write_text(json.dumps(tuned.table(), indent=1), encoding="utf-8")
 
 

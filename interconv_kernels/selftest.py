@@ -4,7 +4,7 @@ Three kinds of checks, against float64 on the CPU:
 
 * every backend that can run here, every algorithm and dtype, forward and all gradients, on layers of several kinds;
 * every set operation of every backend, on short and long sets, in both memory formats;
-* every tile of backend "triton" that this GPU could ever be given, in every dtype.
+* every tile of a fused layer that this GPU could ever be given, in every dtype.
 
 On a GPU the kernels are first compiled, in parallel. Progress is printed to stderr, then a Markdown table to stdout,
 with one row per check: the largest errors, relative to the largest value, and the allowed errors. Those are four times
@@ -29,7 +29,7 @@ import torch
 
 from . import _checks
 from ._backends import triton as triton_backend
-from ._backends.registry import backends
+from ._backends.registry import BACKENDS, backends
 from ._checks import Check, Planned
 from ._files import write_text
 from ._progress import Progress, duration
@@ -82,23 +82,23 @@ def _verdict(check: Check) -> str:
 
 def _compile(plan: Sequence[Planned], device: torch.device, progress: Progress) -> None:
     """Compiles the kernels of all checks in parallel, which would else happen one after the other."""
-    if triton_backend.interpreted() or not any(planned.launching for planned in plan):
-        return
 
-    def calls() -> Iterator[Callable[[], None]]:
+    def calls(backend: str) -> Iterator[Callable[[], None]]:
+        progress.note(f"compiling on {os.cpu_count()} threads; Triton keeps the code in $TRITON_CACHE_DIR or ~/.triton")
         for planned in plan:
-            if planned.launching is not None:
+            if planned.check.backend == backend and planned.launching is not None:
                 progress.note(f"compiling {planned.check.title}")
                 yield planned.launching(device)
 
-    start = time.monotonic()
-    progress.note(f"compiling on {os.cpu_count()} threads; Triton keeps the code in $TRITON_CACHE_DIR or ~/.triton")
-    try:
-        compiled = triton_backend.TritonBackend().tunable.compile_ahead(calls())
-    except Exception as error:  # a check will fail too, and say so in the table
-        progress.note(f"not everything could be compiled: {error}")
-        return
-    progress.note(f"{compiled} kernels compiled in {duration(time.monotonic() - start)}")
+    for name in {planned.check.backend: None for planned in plan}:
+        start = time.monotonic()
+        try:
+            compiled = BACKENDS[name].compile_ahead(calls(name))
+        except Exception as error:  # a check will fail too, and say so in the table
+            progress.note(f"not everything could be compiled: {error}")
+            continue
+        if compiled:
+            progress.note(f"{compiled} kernels compiled in {duration(time.monotonic() - start)}")
 
 
 def describe(device: torch.device) -> list[str]:

@@ -1,9 +1,5 @@
 """PREDICTED times of the Triton kernels on GPUs that are not present; nothing is measured.
 
-    python -m benchmarks predict [--gpu h100|a100|h200|mi300x]    prints the tables of one GPU
-    python -m benchmarks predict --write FILE                     replaces the tables of H100 and A100 in the file
-    python -m benchmarks predict --check FILE                     fails if they differ
-
 The launches are recorded from the launchers (offline.py), and their arguments tell what they compute and move:
 
     time = max(computed FLOPs / peak, bytes / bandwidth, L2 bytes / L2 bandwidth)
@@ -26,11 +22,8 @@ repeated reads, passes and uneven distribution.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -39,7 +32,6 @@ from interconv_kernels._backends.triton import fused, set_ops
 from interconv_kernels._backends.triton.configs import candidates_for
 from interconv_kernels.convolution import Conv
 
-from ..document import difference, write_section
 from .machine_code import tile_launch
 from .offline import CHIPS, META, Launch, index, maps, record
 
@@ -53,15 +45,19 @@ class Gpu(NamedTuple):
     flops: float  # dense bfloat16
     bandwidth: float  # bytes
     l2_bandwidth: float  # bytes
+    hertz: float
+    l2: int  # bytes
+    mma_sync: float = 1.0  # the share of `flops` that mma.sync reaches
 
 
 # L2: 5120 bytes per clock at 1.41 GHz (NVIDIA A100 whitepaper), assumed to be the same for Hopper at 1.755 GHz; 2048
-# bytes per clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper).
+# bytes per clock in each of 8 dies at 2.1 GHz (AMD CDNA 3 whitepaper). mma.sync on Hopper: about 0.62 of wgmma's rate
+# (assumed: published microbenchmarks find 0.6 to 0.65).
 GPUS = {
-    "h100": Gpu("H100 SXM", "sm_90", 132, 989e12, 3.35e12, 9.0e12),
-    "a100": Gpu("A100 SXM 80 GB", "sm_80", 108, 312e12, 2.04e12, 7.2e12),
-    "h200": Gpu("H200 SXM", "sm_90", 132, 989e12, 4.8e12, 9.0e12),
-    "mi300x": Gpu("MI300X", "gfx942", 304, 1307e12, 5.3e12, 34.4e12),
+    "h100": Gpu("H100 SXM", "sm_90", 132, 989e12, 3.35e12, 9.0e12, 1.755e9, 50 * 2**20, 0.62),
+    "a100": Gpu("A100 SXM 80 GB", "sm_80", 108, 312e12, 2.04e12, 7.2e12, 1.41e9, 40 * 2**20),
+    "h200": Gpu("H200 SXM", "sm_90", 132, 989e12, 4.8e12, 9.0e12, 1.755e9, 50 * 2**20, 0.62),
+    "mi300x": Gpu("MI300X", "gfx942", 304, 1307e12, 5.3e12, 34.4e12, 2.1e9, 256 * 2**20),
 }
 
 
@@ -220,10 +216,9 @@ def layer(shape: Shape, lengths: list[int], direction: Pass) -> Callable[[], obj
     u, g = (maps(sets.num_rows, shape.channels, shape.height, shape.width, DTYPE) for _ in range(2))
     weight = torch.empty(shape.channels, 2 * shape.channels, shape.k, shape.k, dtype=DTYPE, device=META)
     if direction == "forward":
-        return partial(
-            fused.forward, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets, max_centered=1, slope=None
-        )
-    return partial(fused.backward, conv, g, u, weight, sets, (True, True, True), max_centered=1)
+        bias = weight[:, 0, 0, 0].contiguous()
+        return partial(fused.forward, conv, u, weight, bias, sets, max_centered=1, slope=None, tiles={})
+    return partial(fused.backward, conv, g, u, weight, sets, (True, True, True), max_centered=1, tiles={})
 
 
 def set_operations(shape: Shape, lengths: list[int]) -> Callable[[], object]:
@@ -317,27 +312,3 @@ def tile_lines(gpu: Gpu, shape: Shape) -> Iterator[str]:
 def microseconds(seconds: float) -> str:
     """Three digits, which is more than a prediction is worth."""
     return f"{seconds * 1e6:.3g} us"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints, writes or checks the tables; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gpu", choices=GPUS, default="h100", help="to print; default: %(default)s")
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this document")
-    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in this document")
-    arguments = parser.parse_args(argv)
-    if not arguments.write and not arguments.check:
-        print(report(GPUS[arguments.gpu]), end="")
-        return 0
-    differences = ""
-    for name in ("h100", "a100"):
-        section, text = f"predicted, {name}", report(GPUS[name])
-        if arguments.write:
-            write_section(arguments.write, section, text)
-        else:
-            differences += difference(arguments.check, section, text)
-    sys.stderr.write(differences)
-    return 1 if differences else 0

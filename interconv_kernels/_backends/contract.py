@@ -9,9 +9,8 @@ GPU.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ Direction: TypeAlias = Literal["forward", "backward"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # of u, weight and bias
 Needs: TypeAlias = Sequence[bool]  # which of them are to be computed
-Record: TypeAlias = dict[str, Any]  # what `ik.tune` keeps of a kind of layer, as JSON
+Tiles: TypeAlias = Mapping[str, str]  # {part of a fused layer: tile}
 
 
 class SetOps(Protocol):
@@ -88,12 +87,16 @@ class FusedLayer(Protocol):
         sets: SetIndex,
         max_centered: int,
         slope: Tensor | None,
+        tiles: Tiles,
     ) -> Tensor:
         """The layer for u [N,C,H,W] and weight [Co,2C,kh,kw], both dense in conv.fmt; no set is empty and N > 0.
 
         `max_centered` >= 1 is decided in `choice.py`: sets of at most that many samples are computed as `centered` (one
         sample: a plain convolution with Wu + Ws), larger sets as `split`. A fused layer that has one form for the whole
         batch takes `centered` only where all sets are that small. `slope`: as in `SetOps.set_add`.
+
+        `tiles`: what `ik.tune` measured as fastest (`TunableLayer.candidates`). For a part that is missing, or a tile
+        that does not exist, the fused layer takes its default.
         """
         ...
 
@@ -106,6 +109,7 @@ class FusedLayer(Protocol):
         sets: SetIndex,
         need: Needs,
         max_centered: int,
+        tiles: Tiles,
     ) -> Gradients:
         """The gradients of u, weight and bias for g [N,Co,H',W'], each only if `need` says so."""
         ...
@@ -115,27 +119,10 @@ class TunableLayer(FusedLayer, Protocol):
     """A fused layer with several tiles, of which `ik.tune` finds the fastest on the GPU at hand."""
 
     def candidates(self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, list[str]]:
-        """{part of the layer: the tiles to choose from}; a part is chosen after those before it."""
-        ...
+        """{part of the layer: the tiles to choose from}; a part is chosen after those before it.
 
-    def compile_ahead(self, calls: Iterable[Callable[[], object]]) -> int:
-        """Compiles what the calls launch in parallel, without running it; returns the number of kernels."""
-        ...
-
-    def layer_key(self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> str:
-        """The kind of layer: all that decides its speed, and nothing that changes from batch to batch."""
-        ...
-
-    def measured(self, direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> Record | None:
-        """What `ik.tune` found for this kind of layer on this GPU: {"algorithm": "fused" or "vendor", ...}, or None."""
-        ...
-
-    def override(self, device: torch.device, key: str, candidate: Record) -> AbstractContextManager[None]:
-        """Within the block, layers of that kind run as `candidate` says."""
-        ...
-
-    def save(self, device: torch.device, records: dict[str, Record]) -> None:
-        """Keeps records for later runs."""
+        Only for layers for which `can_fuse` has no reason. Depends on nothing that `tuned.layer_key` does not hold.
+        """
         ...
 
 
@@ -157,18 +144,22 @@ class Backend(ABC):
     def set_ops(self) -> SetOps:
         """The set operations."""
 
-    @property
-    def fused(self) -> FusedLayer | None:
-        """The fused layer, or None if it has none."""
+    def fused(self, device: torch.device) -> FusedLayer | None:
+        """The fused layer for tensors on the device, or None if it has none."""
         return None
 
-    @property
-    def tunable(self) -> TunableLayer | None:
-        """The fused layer, if `ik.tune` can time its tiles."""
+    def tunable(self, device: torch.device) -> TunableLayer | None:
+        """The fused layer, if `ik.tune` can time its tiles on the device."""
         return None
+
+    def compile_ahead(self, calls: Iterable[Callable[[], object]]) -> int:
+        """Compiles what the calls launch in parallel, without running it; returns the number of kernels.
+
+        There is nothing to do where the package is built with all of its kernels.
+        """
+        return 0
 
     def can_fuse(self, conv: Conv, u: Tensor, weight: Tensor) -> str | None:
         """The reason why algorithm "fused" cannot compute this layer, or None."""
-        if self.fused is None:
-            return f"backend {self.name!r} has no fused layer"
-        return self.fused.can_fuse(conv, u, weight)
+        fused = self.fused(u.device)
+        return f"backend {self.name!r} has no fused layer" if fused is None else fused.can_fuse(conv, u, weight)

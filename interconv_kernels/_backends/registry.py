@@ -8,7 +8,7 @@ import torch
 
 from ..errors import unknown_name
 from ..typing import BackendName
-from .contract import Backend
+from .contract import Backend, TunableLayer
 from .cpp import CppBackend
 from .torch import TorchBackend
 from .triton import TritonBackend
@@ -41,6 +41,12 @@ def get(name: str, device: torch.device) -> Backend:
             _logged.add((candidate, device.type))
             logger.info("backend %r is not used on %s: %s", candidate, device, reason)
     raise ValueError(f"no backend can run on {device}")
+
+
+def tunable(device: torch.device) -> dict[str, TunableLayer]:
+    """{backend: its fused layer} of the backends that run on the device and have tiles to choose from there."""
+    found = {name: backend.tunable(device) for name, backend in BACKENDS.items() if backend.can_run(device) is None}
+    return {name: layer for name, layer in found.items() if layer is not None}
 
 
 def check_name(name: str) -> None:

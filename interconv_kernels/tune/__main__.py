@@ -1,4 +1,4 @@
-"""Measures which algorithm and tiles are fastest on this GPU for a network: `python -m interconv_kernels.tune`.
+"""Measures which kernels and tiles are fastest on this GPU for a network: `python -m interconv_kernels.tune`.
 
     python -m interconv_kernels.tune simpleunet-60K --size 160x192 --dtype bfloat16
 
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from .. import tune
-from .._backends.contract import Record
-from .._backends.registry import get as get_backend
 from ..sets import Sets
+from ..tuned import Record
+from ..tuning import VENDOR, tunable_backends
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     device = torch.device(options.device)
     try:
-        get_backend("triton", device)
+        tunable_backends(device)
         network = _build(options.network, options.placement, options.in_channels).to(device)
         network = network.to(memory_format=FORMATS[options.memory_format])  # type: ignore[call-overload]
         sets = Sets.from_lengths([1], device)
@@ -54,7 +54,8 @@ def table(found: dict[str, Record]) -> str:
     for key, record in found.items():
         times = record["milliseconds"]
         best = min(times, key=lambda name: times[name])
-        vendor = f"{times['vendor']:.3f}" if "vendor" in times else "wrong"
+        vendors = [time for name, time in times.items() if name.endswith(f" {VENDOR}")]
+        vendor = f"{min(vendors):.3f}" if vendors else "wrong"
         lines.append(f"| {key} | {best} | {times[best]:.3f} | {vendor} |")
     return "\n".join(lines)
 

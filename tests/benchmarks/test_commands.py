@@ -39,7 +39,7 @@ def test_an_unknown_command():
     assert unknown.stderr.startswith("unknown command 'rum'")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("predict", "machine-code")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("predict", "machine-code", "native-code")])
 def test_every_command_has_help(name):
     helped = command(name, "--help")
     assert helped.returncode == 0, helped.stderr

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "kernels"))  # for planted_layer.py
+
 # What Triton compiled is there for the next run.
 os.environ["TRITON_CACHE_DIR"] = str(Path(__file__).parents[2] / "build" / "gpu_without_gpu" / "triton")
 

@@ -9,11 +9,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "kernels"))  # for common.
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """The path of an empty tuned.json."""
-    from interconv_kernels._backends.triton import tuned
+    from interconv_kernels import tuned
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for cached in (tuned.table, tuned._warn_once):
-        cached.cache_clear()
+    cached = (tuned.table, tuned.machine, tuned._warn_once)
+    for function in cached:
+        function.cache_clear()
     yield tmp_path / "interconv_kernels" / "tuned.json"
-    for cached in (tuned.table, tuned._warn_once):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()

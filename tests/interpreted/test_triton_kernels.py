@@ -8,7 +8,8 @@ import torch
 from test_triton_layer import check, layer, make_case, oracle, with_grads, worst
 
 import interconv_kernels as ik
-from interconv_kernels._backends.triton import TritonBackend, configs, conv_launch, set_kernels, set_ops, tuned
+from interconv_kernels import tuned
+from interconv_kernels._backends.triton import TritonBackend, configs, conv_launch, set_kernels, set_ops
 from interconv_kernels.sets import SetIndex
 
 DTYPES = {16: (torch.bfloat16, torch.float16), 32: (torch.float32,)}
@@ -21,10 +22,9 @@ DTYPES = {16: (torch.bfloat16, torch.float16), 32: (torch.float32,)}
 def test_every_tile(tile, monkeypatch):
     """More rows, columns and depth than the tile holds, and not multiples of it."""
 
-    def forced(kernel, *layer):
-        return tile if (kernel == "wgrad") == (tile.kernel == "wgrad") else None
-
-    monkeypatch.setattr(tuned, "tile", forced)
+    part = "wgrad" if tile.kernel == "wgrad" else "conv"
+    forced = {"algorithm": "fused", "tiles": {part: tile.name}}
+    monkeypatch.setattr(tuned, "measured", lambda *layer: {"fastest": "triton", "best": {"triton": forced}})
     kernel = 1 if tile.kernel == "pointwise" else 3
     channels, out_channels = (40, tile.bn + 8) if tile.vectors else (13, tile.bn + 5)
     if tile.kernel == "conv_rows" and tile.vectors:

@@ -7,7 +7,8 @@ from test_triton_kernels import Guards, huge  # noqa: F401  (a fixture)
 from test_triton_layer import check, exact_activation, layer
 from test_triton_traffic import B, H, N, W, index, maps, traffic  # noqa: F401  (a fixture)
 
-from interconv_kernels._backends.triton import configs, conv_launch, fused, row_launch, tuned
+from interconv_kernels import tuned
+from interconv_kernels._backends.triton import configs, conv_launch, fused, row_launch
 from interconv_kernels._backends.triton.configs import candidates_for
 from interconv_kernels.convolution import Conv
 
@@ -19,17 +20,16 @@ def rows(monkeypatch):
     """The layer runs as tuning would let it, with the first candidate; the launched tiles are returned."""
     launched = []
 
-    def tile(kernel, direction, conv, u, weight):
-        if kernel == "wgrad":
-            return None
+    def measured(direction, conv, u, weight):
         channels = (u.shape[1], weight.shape[0])[:: 1 if direction == "forward" else -1]
-        return candidates_for("conv_rows", u.dtype, *channels)[0]
+        tiles = {"conv": candidates_for("conv_rows", u.dtype, *channels)[0].name}
+        return {"fastest": "triton", "best": {"triton": {"algorithm": "fused", "tiles": tiles}}}
 
     def launch(*arguments):
         launched.append(arguments[-1].name)
         return row_launch.convolve_rows(*arguments)
 
-    monkeypatch.setattr(tuned, "tile", tile)
+    monkeypatch.setattr(tuned, "measured", measured)
     monkeypatch.setattr(fused, "convolve_rows", launch)
     return launched
 

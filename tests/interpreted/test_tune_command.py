@@ -25,7 +25,7 @@ def test_the_command_tunes_a_network_by_name(cache, monkeypatch, capsys, logging
     assert command.main([*options, "--in-channels", "8"]) == 0
     [records] = json.loads(cache.read_text()).values()
     assert sorted(records) == [
-        f"{direction} C8 Co2 k3x3 stride1x1 dilation1x1 bfloat16 channels_last HW2^4"
+        f"{direction} C8 Co2 k3x3 stride1x1 padding1x1 dilation1x1 bfloat16 channels_last HW2^4"
         for direction in ("backward", "forward")
     ]
     assert capsys.readouterr().out.count("| 0.500 | 0.500 |") == 2

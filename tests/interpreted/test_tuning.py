@@ -10,9 +10,9 @@ import torch
 from test_triton_layer import layer, make_case, oracle, with_grads, worst
 
 import interconv_kernels as ik
-from interconv_kernels import tuning
-from interconv_kernels._backends.triton import conv_launch, fused, tuned
-from interconv_kernels.convolution import Conv
+from interconv_kernels import tuned, tuning
+from interconv_kernels._backends.triton import conv_launch, fused
+from interconv_kernels.convolution import Conv, precision
 
 CPU = torch.device("cpu")
 
@@ -22,8 +22,8 @@ class Clock:
 
     def __init__(self, fastest, monkeypatch):
         self.fastest, self.tiles = fastest, []
-        real = tuned.tile
-        monkeypatch.setattr(tuned, "tile", lambda *a: self.see(real(*a)))
+        real = fused.tile_named
+        monkeypatch.setattr(fused, "tile_named", lambda name: self.see(real(name)))
         monkeypatch.setattr(tuning, "milliseconds", self.time)
 
     def see(self, tile):
@@ -42,10 +42,11 @@ def test_tune_keeps_the_fastest_and_auto_takes_it(cache, monkeypatch, capsys):
     u = torch.randn(3, 4, 6, 6)
     found = ik.tune(model, u, [2, 1], lengths=[2, 1])
     assert sorted(key.split()[0] for key in found) == ["backward", "forward"]
-    record = found["forward C4 Co6 k3x3 stride1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
-    assert record["algorithm"] == "fused"
-    assert record["tiles"] == {"conv": "conv-32-64x32x16-odd"}
-    assert record["milliseconds"]["vendor"] == 2.0
+    record = found["forward C4 Co6 k3x3 stride1x1 padding1x1 dilation1x1 float32 tf32 contiguous_format HW2^5"]
+    assert record["fastest"] == "triton"
+    assert record["best"] == {"triton": {"algorithm": "fused", "tiles": {"conv": "conv-32-64x32x16-odd"}}}
+    assert record["milliseconds"]["triton vendor"] == 2.0
+    assert record["milliseconds"]["triton conv-32-64x32x16-odd"] == 1.0
     assert json.loads(cache.read_text()) == {tuned.machine(CPU): found}
     progress = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert [line.split()[1].rstrip(",") for line in progress] == [f"{i}/8" for i in range(1, 9)]
@@ -67,12 +68,12 @@ def test_tune_keeps_the_vendor_where_that_is_fastest(cache, monkeypatch, capsys)
     times = itertools.count(1)
     monkeypatch.setattr(tuning, "milliseconds", lambda run, device: float(next(times)))
     found = ik.tune(ik.InterConv2d(4, 6, kernel_size=1), torch.randn(3, 4, 4, 4), [2, 1])
-    assert {record["algorithm"] for record in found.values()} == {"vendor"}
+    assert [record["best"] for record in found.values()] == 2 * [{"triton": {"algorithm": "vendor", "tiles": {}}}]
     assert {name for record in found.values() for name in record["milliseconds"]} > {
-        "vendor",
-        "pointwise-32-64x32x16-odd",
+        "triton vendor",
+        "triton pointwise-32-64x32x16-odd",
     }
-    assert "no wgrad tiles, since vendor is faster" in capsys.readouterr().err
+    assert "no wgrad tiles of triton, since vendor is faster" in capsys.readouterr().err
 
 
 def planted(monkeypatch, fault, name="conv-32-64x64x32-odd"):
@@ -95,11 +96,11 @@ def test_a_wrong_candidate_is_refused(cache, monkeypatch, caplog, fault):
     Clock("conv-32-64x64x32-odd", monkeypatch)
     found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1], lengths=[2, 1])
     for record in found.values():
-        assert "conv-32-64x64x32-odd" not in record["tiles"].values()
+        assert "conv-32-64x64x32-odd" not in record["best"]["triton"]["tiles"].values()
         assert not any("conv-32-64x64x32-odd" in name for name in record["milliseconds"])
-        assert "conv-32-64x32x16-odd" in record["milliseconds"]
+        assert "triton conv-32-64x32x16-odd" in record["milliseconds"]
     refusals = [
-        line for line in caplog.messages if "conv-32-64x64x32-odd is WRONG and not used: error (allowed)" in line
+        line for line in caplog.messages if "triton conv-32-64x64x32-odd is WRONG and not used: error (allowed)" in line
     ]
     assert len(refusals) == 2
 
@@ -118,7 +119,7 @@ def test_a_tile_that_does_not_fit_is_left_out(cache, monkeypatch, caplog):
     monkeypatch.setattr(tuning, "milliseconds", lambda run, device: 1.0)
     found = ik.tune(ik.InterConv2d(4, 6), torch.randn(3, 4, 4, 4), [2, 1], lengths=[2, 1])
     forward = next(record for key, record in found.items() if key.startswith("forward"))
-    assert sorted(forward["milliseconds"]) == ["conv-32-64x32x16-odd", "vendor"]
+    assert sorted(forward["milliseconds"]) == ["triton conv-32-64x32x16-odd", "triton vendor"]
     assert "does not run on this GPU: out of resource: shared memory" in caplog.text
 
 
@@ -139,21 +140,25 @@ def test_an_interrupted_run_keeps_what_it_measured(cache, monkeypatch, capsys):
 
 
 def test_keys_hold_no_batch(cache):
-    def key(n, size, dtype=torch.bfloat16):
+    def key(n, size, dtype=torch.bfloat16, padding=1):
         u, weight = torch.empty(n, 4, *size, dtype=dtype), torch.empty(6, 8, 3, 3, dtype=dtype)
-        return tuned.layer_key("forward", Conv((1, 1), (1, 1), (1, 1)), u, weight)
+        return tuned.layer_key("forward", Conv((1, 1), (padding, padding), (1, 1)), u, weight)
 
     assert key(1, (64, 64)) == key(9, (64, 64)) == key(9, (60, 70))
     assert key(1, (64, 64)) != key(1, (128, 64)) != key(1, (128, 64), torch.float16)
+    assert key(1, (64, 64)) != key(1, (64, 64), padding=0)
 
 
 def test_nothing_to_tune(cache, monkeypatch):
     with pytest.raises(ValueError, match="called no InterConv2d"):
         ik.tune(torch.nn.Conv2d(1, 1, 1), torch.ones(1, 1, 2, 2))
-    with pytest.raises(ValueError, match=r"nothing to tune: it computes in .* not in torch\.float64"):
+    with pytest.raises(ValueError, match=r"nothing to tune: triton: it computes in .* not in torch\.float64"):
         ik.tune(ik.InterConv2d(1, dtype=torch.float64), torch.ones(1, 1, 2, 2, dtype=torch.float64), [1])
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match="backend 'triton' cannot run on cpu: it runs on GPUs"):
+    reasons = (
+        "no backend can be tuned on cpu: triton: it runs on GPUs .*; cpp: .*; torch: it has no tiles to choose from"
+    )
+    with pytest.raises(ValueError, match=reasons):
         ik.tune(ik.InterConv2d(1), torch.ones(1, 1, 2, 2), [1])
 
 
@@ -189,7 +194,7 @@ def test_gpus_that_are_supported(gpu, capability):
 def test_older_gpus_are_refused_with_the_reason(gpu, cache):
     gpu((7, 5))
     assert refusal().startswith("the GPU has compute capability (7, 5): expected at least (8, 0)")
-    with pytest.raises(ValueError, match=r"nothing to tune: the GPU has compute capability \(7, 5\)"):
+    with pytest.raises(ValueError, match=r"nothing to tune: triton: the GPU has compute capability \(7, 5\)"):
         ik.tune(ik.InterConv2d(4, backend="torch"), torch.randn(1, 4, 4, 4), [1])
     with pytest.raises(ValueError, match=r"'fused' cannot run here: the GPU has compute capability \(7, 5\)"):
         layer(make_case([1], dtype=torch.float32))
@@ -199,7 +204,7 @@ def test_older_gpus_are_refused_with_the_reason(gpu, cache):
 def test_amd_architectures(gpu):
     gpu(architecture="gfx90a")
     assert refusal() is None
-    assert conv_launch.precision(torch.empty(1)) == "ieee"  # Triton has TF32 for gfx942 alone, MIOpen not at all
+    assert precision(torch.empty(1)) == "ieee"  # Triton has TF32 for gfx942 alone, MIOpen not at all
     gpu(architecture="gfx1100")
     assert refusal() == "its tiles are for gfx90a, gfx942, gfx950, not for gfx1100"
 
@@ -212,13 +217,26 @@ def write(path, content):
     path.write_bytes(content)
 
 
+def write_record(path, **changes):
+    write(path, json.dumps({"gpu": {"forward": RECORD | changes}}).encode())
+
+
+RECORD = {
+    "fastest": "triton",
+    "best": {"triton": {"algorithm": "fused", "tiles": {}}},
+    "milliseconds": {"triton conv": 1.0},
+}
 BROKEN = {
     "half": lambda path: write(path, b'{"half'),
     "not text": lambda path: write(path, b"\xff\xfe\x00"),
     "a list": lambda path: write(path, b"[1, 2]"),
-    "no layers": lambda path: write(path, b'{"cpu (interpreter) | triton 3": 3}'),
-    "no record": lambda path: write(path, b'{"gpu": {"forward": {"algorithm": "quick", "tiles": {}}}}'),
-    "no tiles": lambda path: write(path, b'{"gpu": {"forward": {"algorithm": "fused"}}}'),
+    "no layers": lambda path: write(path, b'{"cpu | triton 3": 3}'),
+    "of the first version": lambda path: write(path, b'{"gpu": {"forward": {"algorithm": "fused", "tiles": {}}}}'),
+    "no candidate": lambda path: write_record(path, fastest="cpp"),
+    "no algorithm": lambda path: write_record(path, best={"triton": {"algorithm": "quick", "tiles": {}}}),
+    "no tiles": lambda path: write_record(path, best={"triton": {"algorithm": "fused"}}),
+    "no backend": lambda path: write_record(path, fastest="x", best={"x": {"algorithm": "fused", "tiles": {}}}),
+    "not a name": lambda path: write_record(path, fastest=["triton"]),
     "nested": lambda path: write(path, b"[" * 100_000),
     "a folder": lambda path: path.mkdir(parents=True),
     "a file for a folder": lambda path: path.parent.write_text(""),
@@ -249,9 +267,6 @@ def test_a_file_that_may_not_be_read(cache, caplog, monkeypatch):
     assert "not used ([Errno 13] Permission denied)" in line
 
 
-RECORD = {"algorithm": "fused", "tiles": {}}
-
-
 @pytest.mark.parametrize(
     ("action", "error"), [("write_text", OSError(28, "No space left on device")), ("mkdir", PermissionError(13, "no"))]
 )
@@ -280,12 +295,12 @@ def test_no_home_directory(monkeypatch, caplog, cache):
     assert len(caplog.messages) == 2
 
 
-SAVE = """
+SAVE = f"""
 import sys, torch
-from interconv_kernels._backends.triton import tuned
+from interconv_kernels import tuned
 sys.stdin.read(1)
 for i in range(40):
-    tuned.save(torch.device("cpu"), {f"{sys.argv[1]} {i}": {"algorithm": "fused", "tiles": {}}})
+    tuned.save(torch.device("cpu"), {{f"{{sys.argv[1]}} {{i}}": {RECORD}}})
 """
 
 

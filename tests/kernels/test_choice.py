@@ -11,7 +11,6 @@ from interconv_kernels.convolution import Conv
 from interconv_kernels.sets import SetIndex
 
 CONV = Conv((1, 1), (0, 0), (1, 1))
-TORCH, CPP = BACKENDS["torch"], BACKENDS["cpp"]
 
 
 def sets_of(num_sets, num_samples):
@@ -43,20 +42,20 @@ def test_choice(mean_size, channels, kernel, expected, fmt):
     u = torch.empty(32, channels, 4, 4, device="meta").contiguous(memory_format=FORMATS[fmt])
     weight = torch.empty(8, 2 * channels, kernel, kernel, device="meta")
     expected = expected if isinstance(expected, str) else expected[fmt]
-    assert chosen(TORCH, "auto", "forward", CONV, u, weight, 32 // mean_size).algorithm == expected
+    assert chosen("torch", "auto", "forward", CONV, u, weight, 32 // mean_size).algorithm == expected
 
 
 def test_an_explicit_choice_is_taken():
     u, weight = torch.empty(4, 2, 3, 3, device="meta"), torch.empty(2, 4, 3, 3, device="meta")
     for name in ("concat", "split", "centered"):
-        assert chosen(TORCH, name, "forward", CONV, u, weight, 4).algorithm == name
+        assert chosen("torch", name, "forward", CONV, u, weight, 4).algorithm == name
 
 
 def test_one_channel_is_concatenated_on_the_cpu():
     weight = torch.empty(8, 2, 3, 3)
     for device, expected in (("cpu", "concat"), ("meta", "split")):
         u = torch.empty(8, 1, 4, 4, device=device)
-        assert chosen(TORCH, "auto", "forward", CONV, u, weight, 2).algorithm == expected
+        assert chosen("torch", "auto", "forward", CONV, u, weight, 2).algorithm == expected
 
 
 @pytest.mark.parametrize(
@@ -76,8 +75,8 @@ def test_where_the_fused_layers_of_the_cpu_are_fastest(monkeypatch, channels, ke
     conv = Conv((1, 1), (kernel // 2, kernel // 2), (1, 1))
     for capability, has in (("AVX512", expected), ("AVX2", False)):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
-        assert CPP.can_fuse(conv, u, weight) is None
-        assert (chosen(CPP, "auto", direction, conv, u, weight, 4).algorithm == "fused") is has
+        assert BACKENDS["cpp"].can_fuse(conv, u, weight) is None
+        assert (chosen("cpp", "auto", direction, conv, u, weight, 4).algorithm == "fused") is has
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_up_to_which_size_the_fused_layer_is_centered(channels, out_channels, ke
     """1x1: C Co >= 8 K (C + Co); 3x3: as many samples as the kernel packs."""
     u, weight = torch.empty(8, channels, 4, 4), torch.empty(out_channels, 2 * channels, kernel, kernel)
     conv = Conv((1, 1), (kernel // 2, kernel // 2), (1, 1))
-    assert chosen(CPP, "fused", "forward", conv, u, weight, 4).max_centered == expected
+    assert chosen("cpp", "fused", "forward", conv, u, weight, 4).max_centered == expected
     size = expected + 1
     if kernel == 1:
         assert channels * out_channels < 8 * size * (channels + out_channels)

@@ -11,7 +11,6 @@ from test_cpp import Guarded, needs_extension
 
 import interconv_kernels as ik
 from interconv_kernels._backends.cpp import fused
-from interconv_kernels._backends.registry import BACKENDS
 from interconv_kernels.choice import choose
 from interconv_kernels.convolution import Conv
 from interconv_kernels.layout import common_format, flat
@@ -39,17 +38,17 @@ def conv_of(case):
 
 def max_centered_of(case):
     sets = index(case.lengths)
-    return choose(BACKENDS["cpp"], "fused", "forward", conv_of(case), case.u, case.weight, sets).max_centered
+    return choose("cpp", "fused", "forward", conv_of(case), case.u, case.weight, sets).max_centered
 
 
 def forward(case, max_centered=None, sets=None, slope=None):
     max_centered, sets = max_centered or max_centered_of(case), sets or index(case.lengths)
-    return fused.forward(conv_of(case), case.u, case.weight, case.bias, sets, max_centered, slope)
+    return fused.forward(conv_of(case), case.u, case.weight, case.bias, sets, max_centered, slope, {})
 
 
 def backward(case, g, need=(True, True, True), max_centered=None, sets=None):
     max_centered, sets = max_centered or max_centered_of(case), sets or index(case.lengths)
-    return fused.backward(conv_of(case), g, case.u, case.weight, sets, need, max_centered)
+    return fused.backward(conv_of(case), g, case.u, case.weight, sets, need, max_centered, {})
 
 
 def everything(case, g):

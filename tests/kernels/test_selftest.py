@@ -108,7 +108,7 @@ def gpu(monkeypatch):
 
     def pretend(capability):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        return TritonBackend().tunable
+        return TritonBackend().tunable(META)
 
     return pretend
 

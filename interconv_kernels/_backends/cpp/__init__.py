@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..._version import __version__
+from .. import gpu
 from ..contract import Backend, FusedLayer, SetOps
 from . import fused, set_ops
 
@@ -35,7 +36,7 @@ class CppBackend(Backend):
         names = build_report()["architectures"]
         if not names:
             return f"the extension was built without CUDA: {build_report()['no_cuda']}"
-        capability = torch.cuda.get_device_capability(device)
+        capability = gpu.capability(device)
         if not any(_supports(name, capability) for name in names):
             return f"the extension was built for {', '.join(names)}, the GPU has compute capability {capability}"
         return None
@@ -52,8 +53,7 @@ class CppBackend(Backend):
     def set_ops(self) -> SetOps:
         return set_ops
 
-    @property
-    def fused(self) -> FusedLayer:
+    def fused(self, device: torch.device) -> FusedLayer:
         return fused
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,7 +37,14 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
 
 
 def forward(
-    conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
+    conv: Conv,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sets: SetIndex,
+    max_centered: int,
+    slope: Tensor | None,
+    tiles: Mapping[str, str],
 ) -> Tensor:
     shape = (u.shape[0], weight.shape[0], *conv.output_size(u.shape[2:], weight.shape[2:]))
     out = torch.empty(shape, dtype=u.dtype, device=u.device, memory_format=conv.fmt)
@@ -48,7 +56,14 @@ def forward(
 
 
 def backward(
-    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs, max_centered: int
+    conv: Conv,
+    g: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    sets: SetIndex,
+    need: Needs,
+    max_centered: int,
+    tiles: Mapping[str, str],
 ) -> Gradients:
     grad_u = torch.empty_like(u, memory_format=conv.fmt) if need[0] else None
     grad_weight = torch.empty_like(weight, memory_format=conv.fmt) if need[1] else None

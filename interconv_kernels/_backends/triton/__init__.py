@@ -5,7 +5,7 @@
     set_ops.py, conv_launch.py, row_launch.py         the arguments of their launches
     launch.py                                         a launch
     fused.py                                          the layer, forward and backward
-    tuned.py                                          what `ik.tune()` measured fastest on this GPU
+    compile_ahead.py                                  the kernels of many calls, compiled in parallel
 
 Triton is optional, and imported on first use. With TRITON_INTERPRET=1 set before that, the kernels run on CPU tensors
 in Triton's interpreter: for tests, slowly.
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Iterable
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
 import torch
 
+from .. import gpu
 from ..contract import Backend, SetOps, TunableLayer
 
 MIN_CAPABILITY = (7, 5)
@@ -39,7 +41,7 @@ class TritonBackend(Backend):
             return f"it runs on CUDA and ROCm GPUs, not on {device.type}"
         if (reason := _missing() or _driver_error()) is not None:
             return reason
-        if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < MIN_CAPABILITY:
+        if torch.version.hip is None and (capability := gpu.capability(device)) < MIN_CAPABILITY:
             return f"the GPU has compute capability {capability}: expected at least {MIN_CAPABILITY}"
         return None
 
@@ -55,15 +57,18 @@ class TritonBackend(Backend):
 
         return set_ops
 
-    @property
-    def fused(self) -> TunableLayer:
+    def fused(self, device: torch.device) -> TunableLayer:
         from . import fused
 
         return fused
 
-    @property
-    def tunable(self) -> TunableLayer:
-        return self.fused
+    def tunable(self, device: torch.device) -> TunableLayer:
+        return self.fused(device)
+
+    def compile_ahead(self, calls: Iterable[Callable[[], object]]) -> int:
+        from .compile_ahead import compile_ahead
+
+        return compile_ahead(calls)
 
 
 def interpreted() -> bool:

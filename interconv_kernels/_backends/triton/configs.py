@@ -98,6 +98,11 @@ TILES = (
 TMA_TILE = (8, 16)  # pixels (height, width) of a conv_tma tile: BM of them
 
 
+def tile_named(name: str | None) -> Tile | None:
+    """The tile of that name; None if there is none."""
+    return next((tile for tile in TILES if tile.name == name), None)
+
+
 def candidates_for(kernel: str, dtype: torch.dtype, channels: int, out_channels: int) -> list[Tile]:
     """The rows that fit a kernel, a dtype and channel counts, widest first.
 

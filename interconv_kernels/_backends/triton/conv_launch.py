@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ...convolution import Conv
+from ...convolution import Conv, precision
 from ...sets import SetIndex
+from .. import gpu
 from . import conv_kernels, interpreted
 from .configs import TMA_TILE, WGRAD_PROGRAMS, Tile, pick
 from .launch import launch
@@ -192,7 +193,7 @@ def has_tma(x: Tensor) -> bool:
 
     That is on NVIDIA sm_90 and later, and not for float32 without TF32, where arithmetic is the limit.
     """
-    if interpreted() or torch.version.hip is not None or torch.cuda.get_device_capability(x.device) < (9, 0):
+    if interpreted() or torch.version.hip is not None or gpu.capability(x.device) < (9, 0):
         return False
     return x.dtype != torch.float32 or precision(x) == "tf32"
 
@@ -201,14 +202,3 @@ def fits_tma(x: Tensor, geometry: Geometry, y: Tensor) -> bool:
     """Whether tensor descriptors can describe it: stride 1, all pixels, rows and address in multiples of 16 bytes."""
     filled = all(count * x.element_size() % 16 == 0 for count in (x.shape[1], y.shape[1]))
     return geometry.in_step == geometry.out_step == (1, 1) and filled and x.data_ptr() % 16 == 0
-
-
-def precision(x: Tensor) -> str:
-    """How float32 is multiplied: as torch's own switch for convolutions says, and never as TF32 on AMD's GPUs.
-
-    AMD's convolutions do not use it, and Triton has it for gfx942 alone.
-    """
-    if x.dtype != torch.float32 or torch.version.hip is not None:
-        return "ieee"
-    switch: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
-    return "tf32" if switch == "tf32" else "ieee"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import torch
@@ -18,26 +18,14 @@ from torch import Tensor
 from ...convolution import Conv
 from ...layout import sum_pixels
 from ...sets import SetIndex
+from .. import gpu
 from ..contract import Direction, Gradients
-from . import interpreted, tuned
-from .compile_ahead import compile_ahead
-from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick
+from . import interpreted
+from .configs import POINTWISE_SET_BYTES, Tile, candidates_for, pick, tile_named
 from .conv_launch import Epilogue, Geometry, Pair, convolve, has_tma, pointwise, wgrad
 from .row_launch import convolve_rows, fits_rows
 from .set_ops import set_reduce
-from .tuned import layer_key, measured, override, save
 
-__all__ = [
-    "backward",
-    "can_fuse",
-    "candidates",
-    "compile_ahead",
-    "forward",
-    "layer_key",
-    "measured",
-    "override",
-    "save",
-]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)
 AMD_ARCHITECTURES = ("gfx90a", "gfx942", "gfx950")  # docs/internals/gpu-tables.md shows their machine code
@@ -57,7 +45,7 @@ def _unsuitable_gpu(device: torch.device) -> str | None:
         if architecture not in AMD_ARCHITECTURES:
             return f"its tiles are for {', '.join(AMD_ARCHITECTURES)}, not for {architecture}"
         return None
-    capability = torch.cuda.get_device_capability(device)
+    capability = gpu.capability(device)
     if capability < MIN_CAPABILITY:
         return (
             f"the GPU has compute capability {capability}: expected at least {MIN_CAPABILITY}, since the tiles need its"
@@ -67,18 +55,32 @@ def _unsuitable_gpu(device: torch.device) -> str | None:
 
 
 def forward(
-    conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
+    conv: Conv,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sets: SetIndex,
+    max_centered: int,
+    slope: Tensor | None,
+    tiles: Mapping[str, str],
 ) -> Tensor:
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     geometry = Geometry(size, conv.stride, (-conv.padding[0], -conv.padding[1]), conv.dilation, (1, 1), (0, 0))
     own, from_set = _halves(weight).permute(1, 3, 4, 2, 0).contiguous().unbind()
-    tile = tuned.tile("conv", "forward", conv, u, weight)
+    tile = tile_named(tiles.get("conv"))
     launches = [(geometry, own, from_set)]
     return _layer(u, launches, bias, sets, slope, size, tile).contiguous(memory_format=conv.fmt)
 
 
 def backward(
-    conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Sequence[bool], max_centered: int
+    conv: Conv,
+    g: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    sets: SetIndex,
+    need: Sequence[bool],
+    max_centered: int,
+    tiles: Mapping[str, str],
 ) -> Gradients:
     g, u = (x.contiguous(memory_format=torch.channels_last) for x in (g, u))
     grad_u = grad_weight = grad_bias = None
@@ -88,13 +90,13 @@ def backward(
         for geometry, taps_h, taps_w in _transposed(conv, (u.shape[2], u.shape[3]), (weight.shape[2], weight.shape[3])):
             own, from_set = halves[:, taps_h, taps_w].unbind()
             launches.append((geometry, own, from_set))
-        tile = tuned.tile("conv", "backward", conv, u, weight)
+        tile = tile_named(tiles.get("conv"))
         grad_u = _layer(g, launches, None, sets, None, u.shape[2:], tile)
     if need[1] or need[2]:
         g_sum = set_reduce(g, sets, mean=False)
         grad_bias = sum_pixels(g_sum) if need[2] else None
     if need[1]:
-        tile = tuned.tile("wgrad", "backward", conv, u, weight)
+        tile = tile_named(tiles.get("wgrad"))
         grad_weight = torch.empty_like(weight)
         own, from_set = grad_weight.split(u.shape[1], dim=1)
         own.copy_(wgrad(conv, g, u, own, tile))

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...convolution import Conv
+from ...convolution import Conv, precision
 from . import row_kernels
 from .configs import MIN_ROWS, ROW_PROGRAMS, Tile
-from .conv_launch import Epilogue, Geometry, precision, tile_options
+from .conv_launch import Epilogue, Geometry, tile_options
 from .launch import launch
 
 
