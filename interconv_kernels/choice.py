@@ -95,7 +95,7 @@ def _fused_is_fastest(backend: Backend, direction: Direction, conv: Conv, u: Ten
     if backend.tunable is not None:
         record = backend.tunable.measured(direction, conv, u, weight)
         return record is not None and record["algorithm"] == "fused"
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if u.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     return conv.is_pointwise(weight) or u.shape[1] >= MIN_FUSED_CHANNELS[direction]
 

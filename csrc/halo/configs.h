@@ -1,5 +1,6 @@
 // The configurations of the layer's kernels: a table with reasons. A kernel is compiled for each of them and each
-// dtype.
+// dtype. Python reads the table with torch.ops.interconv_cpp.halo_configs(), and chooses from it
+// (_backends/cpp/halo.py).
 #pragma once
 #include <cstdint>
 
@@ -27,6 +28,28 @@ struct Config {
   constexpr int tile_h() const { return 2 * mt * rows; }
   constexpr int tile_w() const { return 8 * cols; }
   constexpr int warps() const { return rows * cols * split; }
+  constexpr int nt() const { return columns / split / 8; }
+
+  // --- shared memory: weights, stages (tile, streamed weights), staging of results -----------------------------------
+
+  constexpr int planes() const { return channels / 8; }
+  // Bytes of a plane. The planes of one pixel, which neighbouring threads fill, start in different banks.
+  constexpr int plane() const {
+    const int skew = planes() >= 8 ? 1 : 8 / planes(), pixels = (tile_h() + 2) * (tile_w() + 2);
+    return ((pixels + 7 - skew) / 8 * 8 + skew) * 16;
+  }
+  constexpr int tile() const { return (planes() * plane() + 127) / 128 * 128; }
+  constexpr int weights_bytes() const { return 9 * channels * columns * 2; }
+  constexpr int stage() const { return tile() + (weights == Weights::kStreamed ? weights_bytes() : 0); }
+  constexpr int first_stage() const {
+    return weights == Weights::kResident ? 2 * weights_bytes() : weights == Weights::kByTurns ? weights_bytes() : 0;
+  }
+  constexpr int staging() const { return first_stage() + stages * stage(); }
+  constexpr int staging_row() const { return nt() * 16 + 16; }  // of a pixel; 16 bytes more against bank conflicts
+  constexpr int shared() const { return staging() + warps() * 8 * staging_row(); }
+
+  // float32 values of global memory for the term, for each program
+  constexpr int scratch() const { return term == Term::kMemory ? warps() * mt * nt() * 128 : 0; }
 };
 
 struct Row {
@@ -34,11 +57,28 @@ struct Row {
   const char* reason;
 };
 
+// Of equal configurations (in padded work and column tiles) the first is preferred. The paper's images are 160x192 and
+// halves of that down to 10x12, and 128x128: tiles of 16x16 divide the large ones, 10 rows the small ones.
 inline constexpr Row kConfigs[] = {
-    {{16, 16, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters}, "up to 16 channels"},
-    {{32, 32, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters}, "up to 32 channels"},
-    {{64, 64, 4, 2, 2, 1, 2, Weights::kByTurns, Term::kMemory}, "up to 64 channels"},
-    {{16, 128, 4, 2, 2, 2, 3, Weights::kStreamed, Term::kMemory}, "many channels"},
+    {{16, 16, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters},
+     "up to 16 channels: bound by memory, so all that is reused stays on chip; three programs share a multiprocessor"},
+    {{32, 32, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters},
+     "up to 32 channels: as for 16; sums and term take 128 registers a thread, two programs share a multiprocessor"},
+    {{48, 48, 4, 2, 2, 1, 2, Weights::kByTurns, Term::kMemory},
+     "up to 48 channels (46): 64 would pad the products by 78 %; sums and term do not fit the registers"},
+    {{64, 64, 4, 2, 2, 1, 2, Weights::kByTurns, Term::kMemory},
+     "up to 64 channels: both halves of the weights and two tiles would take 231 KB, by turns they take 159"},
+    {{16, 128, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory},
+     "many channels: 16x16 pixels and 128 columns for each copy of 16 channels' weights"},
+    {{16, 96, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "many channels that 96 divides better (92, 184, 282)"},
+    {{16, 128, 5, 1, 2, 4, 2, Weights::kStreamed, Term::kMemory}, "40x48 pixels, which 10x16 divides"},
+    {{16, 96, 5, 1, 3, 2, 2, Weights::kStreamed, Term::kMemory}, "20x24 pixels, which 10x24 divides"},
+    {{16, 96, 5, 1, 2, 2, 2, Weights::kStreamed, Term::kMemory},
+     "10x12 pixels: 10x16 pads by a third, the others by 100 %"},
+    {{16, 64, 4, 2, 2, 1, 2, Weights::kStreamed, Term::kMemory},
+     "any channels where a block has 99 KB of shared memory (sm_86, sm_120)"},
+    {{16, 48, 4, 2, 2, 1, 2, Weights::kStreamed, Term::kMemory},
+     "channels that 48 divides better (137, 141), or 99 KB"},
 };
 inline constexpr int kNumConfigs = sizeof(kConfigs) / sizeof(Row);
 

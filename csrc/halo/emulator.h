@@ -48,11 +48,13 @@ class Emulator {
     for (int i = 0; i < warps; ++i) warps_.push_back(std::make_unique<Warp>());
   }
 
-  // Memory that the kernel may read, or write too.
-  void allow(const void* begin, int64_t bytes, bool writable) {
+  // Memory that the kernel may read, or write too; its number.
+  int allow(const void* begin, int64_t bytes, bool writable) {
     const auto at = reinterpret_cast<uintptr_t>(begin);
-    ranges_.push_back({at, at + bytes, writable});
+    ranges_.push_back({at, at + bytes, writable, 0});
+    return int(ranges_.size()) - 1;
   }
+  int64_t bytes_copied_from(int memory) const { return ranges_[memory].copied; }
 
   // The index-th operation of this kind of each warp does nothing.
   void leave_out(Op op, int64_t index) { left_out_ = op, left_out_index_ = index; }
@@ -187,11 +189,17 @@ class Emulator {
     }
   }
 
-  void will_access_global(const void* p, int bytes, bool write) {
+  enum class Access { kCopy, kRead, kWrite };
+  void will_access_global(const void* p, int bytes, Access access) {
+    const bool write = access == Access::kWrite;
+    (write ? counts.written : access == Access::kRead ? counts.read : counts.copied) += bytes;
     const auto at = reinterpret_cast<uintptr_t>(p);
     if (at % bytes) report("misaligned access to global memory: " + std::to_string(bytes) + " bytes");
-    for (const Range& range : ranges_) {
-      if (at >= range.begin && at + bytes <= range.end && (range.writable || !write)) return;
+    for (Range& range : ranges_) {
+      if (at >= range.begin && at + bytes <= range.end && (range.writable || !write)) {
+        if (access == Access::kCopy) range.copied += bytes;
+        return;
+      }
     }
     report(write ? "write outside of every tensor" : "read outside of every tensor");
   }
@@ -226,6 +234,7 @@ class Emulator {
   struct Range {
     uintptr_t begin, end;
     bool writable;
+    int64_t copied;
   };
 
   static void enter(unsigned high, unsigned low) {

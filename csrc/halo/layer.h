@@ -21,15 +21,18 @@ struct Arguments {
   const T *u, *weights, *bias, *slope;  // bias and slope [Co] or null
   const int32_t* offsets;               // [num_sets + 1]
   T* y;
-  float* scratch;  // HaloLayer::kScratch values a program
+  float* scratch;  // Config::scratch() values a program
   int num_sets, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels;
-  int parts;    // a set's samples are shared by this many programs, each of which makes the term
-  bool single;  // every set has one sample
+  int u_width, y_width;  // values that an access of u and y may take (access_width)
+  int parts;             // a set's samples are shared by this many programs, each of which makes the term
+  bool single;           // every set has one sample
 };
 
-// The widest access, 8, 4, 2 or 1 values, that fits all pixels of an image with so many channels.
-IK_DEVICE int access_width(int channels) {
-  return channels % 8 == 0 ? 8 : channels % 4 == 0 ? 4 : channels % 2 == 0 ? 2 : 1;
+// The widest access, 8, 4, 2 or 1 values of 2 bytes, to which all pixels of a tensor are aligned.
+inline int access_width(int channels, const void* data) {
+  int width = 8;
+  while (width > 1 && (channels % width || reinterpret_cast<uintptr_t>(data) % (2 * width))) width /= 2;
+  return width;
 }
 
 template <int V>
@@ -71,24 +74,12 @@ IK_DEVICE void with_width(int width, F f) {
 
 template <class T, Config X>
 struct HaloLayer {
-  static constexpr int kTaps = 9, kHalo = 2;
-  static constexpr int kWarps = X.warps(), kRows = 2 * X.mt + kHalo, NT = X.columns / X.split / 8, MT = X.mt;
-  static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = kTileH + kHalo, kHaloW = kTileW + kHalo;
-  static constexpr int kPlanes = X.channels / 8;
-  // The planes of one pixel, which neighbouring threads fill, start in different banks.
-  static constexpr int kSkew = kPlanes >= 8 ? 1 : 8 / kPlanes;
-  static constexpr int kPlane = ((kHaloH * kHaloW + 7 - kSkew) / 8 * 8 + kSkew) * 16;
-  static constexpr int kWeights = kTaps * X.channels * X.columns * 2;
-  static constexpr int kTile = (kPlanes * kPlane + 127) / 128 * 128;
-  static constexpr int kStage = kTile + (X.weights == Weights::kStreamed ? kWeights : 0);
-  static constexpr int kRowBytes = NT * 16 + 16;  // of a pixel on its way to y; 16 bytes more against bank conflicts
-  static constexpr int kStages = X.weights == Weights::kResident  ? 2 * kWeights
-                                 : X.weights == Weights::kByTurns ? kWeights
-                                                                  : 0;
-  static constexpr int kStaging = kStages + X.stages * kStage;
-  static constexpr int kShared = kStaging + kWarps * 8 * kRowBytes;
+  static constexpr int kWarps = X.warps(), MT = X.mt, NT = X.nt(), kRows = 2 * MT + 2;
+  static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = kTileH + 2, kHaloW = kTileW + 2;
+  static constexpr int kPlanes = X.planes(), kPlane = X.plane(), kTile = X.tile(), kWeights = X.weights_bytes();
+  static constexpr int kFirstStage = X.first_stage(), kStage = X.stage(), kStaging = X.staging();
+  static constexpr int kRowBytes = X.staging_row();
   static constexpr bool kTermInRegisters = X.term == Term::kRegisters;
-  static constexpr int kScratch = kTermInRegisters ? 0 : kWarps * MT * NT * 128;
   static_assert(X.channels % 16 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns && X.stages >= 2);
 
   Arguments<T> a;
@@ -98,7 +89,9 @@ struct HaloLayer {
     bool mean;
   };
 
-  IK_DEVICE int chunks() const { return (a.channels + X.channels - 1) / X.channels; }
+  IK_DEVICE int chunks() const {
+    return X.weights == Weights::kStreamed ? (a.channels + X.channels - 1) / X.channels : 1;
+  }
   IK_DEVICE int column_tiles() const { return (a.out_channels + X.columns - 1) / X.columns; }
   IK_DEVICE int tiles_w() const { return (a.out_w + kTileW - 1) / kTileW; }
   IK_DEVICE int tiles() const { return (a.out_h + kTileH - 1) / kTileH * tiles_w(); }
@@ -160,7 +153,7 @@ struct HaloLayer {
       float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
       if (inside) {
         const T* p = sample(begin) + at;
-        IK_UNROLL_4 for (int i = begin; i < end; ++i, p += image) {
+        IK_UNROLL_BY(V / 2 + 1) for (int i = begin; i < end; ++i, p += image) {
           IK_UNROLL for (int j = 0; j < 8; j += V) {
             if (c + j >= a.channels) continue;
             const Values values = block.template read<Values>(p + j);
@@ -187,9 +180,9 @@ struct HaloLayer {
   // The inputs of a step, as one group of copies.
   IK_DEVICE void fetch(Block& block, const Step& s, int column_tile, int stage) const {
     if (s.item < items()) {
-      const int to = kStages + stage * kStage;
+      const int to = kFirstStage + stage * kStage;
       if (X.weights == Weights::kStreamed) copy_weights(block, s.mean, column_tile, s.chunk, to + kTile);
-      with_width(access_width(a.channels), [&](auto width) {
+      with_width(a.u_width, [&](auto width) {
         constexpr int V = decltype(width)::value;
         if (s.mean) {
           make_mean<V>(block, s, s.lo, s.hi, to);
@@ -256,15 +249,16 @@ struct HaloLayer {
     }
   }
 
-  // Row by row through this warp's own shared memory, so that neighbouring threads write neighbouring values.
+  // act(sums), 8 pixels at a time through this warp's own shared memory, so that neighbouring threads write
+  // neighbouring values. The sums move up, so that the loop is short code.
   IK_DEVICE void store(Block& block, const Step& s, const Place& place, int first_column, Sums& sums) const {
     const int mine = kStaging + block.warp * 8 * kRowBytes, w0 = s.w0 + place.col;
     T* y = a.y + int64_t(s.i) * a.out_h * a.out_w * a.out_channels;
-    IK_UNROLL for (int m = 0; m < MT; ++m) {
+    IK_NO_UNROLL for (int m = 0; m < MT; ++m) {
       IK_UNROLL for (int half = 0; half < 2; ++half) {
         const int h = s.h0 + place.row + 2 * m + half;
         IK_UNROLL for (int n = 0; n < NT; ++n) {
-          block.pairs(sums.c[m][n], half, [&](int pixel, int column, float x, float next) {
+          block.pairs(sums.c[0][n], half, [&](int pixel, int column, float x, float next) {
             if (a.slope) {
               const int co = first_column + n * 8 + column;
               x = x >= 0 ? x : x * of_channel(block, a.slope, co);
@@ -274,17 +268,21 @@ struct HaloLayer {
           });
         }
         block.sync_warp();
-        with_width(access_width(a.out_channels), [&](auto width) {
-          constexpr int V = decltype(width)::value;
-          block.lanes(8 * NT * 8 / V, [&](int v) {
-            const int pixel = v / (NT * 8 / V), column = v % (NT * 8 / V) * V, w = w0 + pixel,
-                      co = first_column + column;
-            if (h >= a.out_h || w >= a.out_w || co >= a.out_channels) return;
-            const auto values = block.template get<typename Vector<V>::type>(mine + pixel * kRowBytes + column * 2);
-            block.write(y + (int64_t(h) * a.out_w + w) * a.out_channels + co, values);
+        if (h < a.out_h) {
+          with_width(a.y_width, [&](auto width) {
+            constexpr int V = decltype(width)::value;
+            block.lanes(8 * NT * 8 / V, [&](int v) {
+              const int pixel = v / (NT * 8 / V), column = v % (NT * 8 / V) * V, co = first_column + column;
+              if (w0 + pixel >= a.out_w || co >= a.out_channels) return;
+              const auto values = block.template get<typename Vector<V>::type>(mine + pixel * kRowBytes + column * 2);
+              block.write(y + (int64_t(h) * a.out_w + w0 + pixel) * a.out_channels + co, values);
+            });
           });
-        });
+        }
         block.sync_warp();
+      }
+      IK_UNROLL for (int j = 0; j + 1 < MT; ++j) {
+        IK_UNROLL for (int n = 0; n < NT; ++n) sums.c[j][n] = sums.c[j + 1][n];
       }
     }
   }
@@ -299,16 +297,14 @@ struct HaloLayer {
       copy_weights(block, true, column_tile, 0, kWeights);
     }
     Step s = first(block, block.program / column_tiles(), stride), ahead = s;
-    for (int i = 0; i < X.stages - 1; ++i) {
-      fetch(block, ahead, column_tile, i);
-      if (ahead.item < items()) ahead = next(block, ahead, stride);
-    }
     int stage = 0, loaded = -1;  // loaded: which half of the weights, if by turns
     Sums sums, term;             // term: only if it is kept in registers
-    for (; s.item < items(); s = next(block, s, stride)) {
-      block.template wait<X.stages - 2>();
-      block.sync();  // the inputs of this step are there, and every warp has read the stage that is filled next
-      const bool turn = X.weights == Weights::kByTurns && loaded != int(s.mean);
+    for (int copied = 1 - X.stages; s.item < items();) {
+      if (copied >= 0) {
+        block.template wait<X.stages - 2>();
+        block.sync();  // the inputs of this step are there, and every warp has read the stage that is filled next
+      }
+      const bool turn = X.weights == Weights::kByTurns && copied >= 0 && loaded != int(s.mean);
       if (turn) {
         copy_weights(block, s.mean, column_tile, 0, 0);
         block.commit();
@@ -316,11 +312,16 @@ struct HaloLayer {
       }
       fetch(block, ahead, column_tile, (stage + X.stages - 1) % X.stages);
       if (ahead.item < items()) ahead = next(block, ahead, stride);
+      if (copied < 0) {  // the first stages are filled before anything is computed
+        ++copied;
+        stage = (stage + 1) % X.stages;
+        continue;
+      }
       if (turn) {
         block.template wait<1>();
         block.sync();
       }
-      const int tile = kStages + stage * kStage;
+      const int tile = kFirstStage + stage * kStage;
       const int weights = X.weights == Weights::kResident  ? s.mean * kWeights
                           : X.weights == Weights::kByTurns ? 0
                                                            : tile + kTile;
@@ -344,6 +345,7 @@ struct HaloLayer {
         }
       }
       stage = (stage + 1) % X.stages;
+      s = next(block, s, stride);
     }
     block.template wait<0>();
   }

@@ -4,7 +4,7 @@
 
 #define IK_DEVICE inline
 #define IK_UNROLL
-#define IK_UNROLL_4
+#define IK_UNROLL_BY(n)
 #define IK_NO_UNROLL
 
 namespace interconv::halo {
@@ -86,7 +86,7 @@ struct Block {
   template <int B>
   void copy(int to, const void* from, bool inside) {
     machine.begin();
-    if (inside) use_global(from, B, false), machine.counts.copied += B;
+    if (inside) use_global(from, B, Emulator::Access::kCopy);
     use_shared(to, B);
     machine.start_copy(to, inside ? from : nullptr, B, lane_);
   }
@@ -117,8 +117,7 @@ struct Block {
   template <class V>
   V read(const void* from) {
     machine.begin();
-    use_global(from, sizeof(V), false);
-    machine.counts.read += sizeof(V);
+    use_global(from, sizeof(V), Emulator::Access::kRead);
     V value;
     memcpy(&value, from, sizeof(V));
     return value;
@@ -126,8 +125,7 @@ struct Block {
   template <class V>
   void write(void* to, const V& value) {
     machine.begin();
-    use_global(to, sizeof(V), true);
-    machine.counts.written += sizeof(V);
+    use_global(to, sizeof(V), Emulator::Access::kWrite);
     memcpy(to, &value, sizeof(V));
   }
 
@@ -185,14 +183,12 @@ struct Block {
 
   void keep(float* to, const FragC& c) {
     machine.begin();
-    for (int i = 0; i < 32; ++i) machine.will_access_global(to + 4 * i, 16, true);
-    machine.counts.written += sizeof c.m;
+    for (int i = 0; i < 32; ++i) machine.will_access_global(to + 4 * i, 16, Emulator::Access::kWrite);
     memcpy(to, c.m, sizeof c.m);
   }
   void recall(const float* from, FragC& c) {
     machine.begin();
-    for (int i = 0; i < 32; ++i) machine.will_access_global(from + 4 * i, 16, false);
-    machine.counts.read += sizeof c.m;
+    for (int i = 0; i < 32; ++i) machine.will_access_global(from + 4 * i, 16, Emulator::Access::kRead);
     memcpy(c.m, from, sizeof c.m);
   }
 
@@ -222,15 +218,13 @@ struct Block {
       if (instruction.shared) {
         machine.counts.wavefronts += wavefronts(instruction);
       } else {
-        std::set<uintptr_t> sectors;
-        for (uintptr_t at : instruction.at) sectors.insert(at / 32);
-        machine.counts.sectors += int64_t(sectors.size());
+        machine.counts.sectors += int64_t(distinct(instruction.at.begin(), instruction.at.end(), 32).size());
       }
     }
   }
   void use_shared(int at, int bytes) { use(true, uintptr_t(at), bytes); }
-  void use_global(const void* p, int bytes, bool write) {
-    machine.will_access_global(p, bytes, write);
+  void use_global(const void* p, int bytes, Emulator::Access access) {
+    machine.will_access_global(p, bytes, access);
     use(false, reinterpret_cast<uintptr_t>(p), bytes);
   }
   void use(bool shared, uintptr_t at, int bytes) {
@@ -243,18 +237,27 @@ struct Block {
     instructions_[access_++].at.push_back(at);
   }
 
-  // A wavefront serves the threads of 128 bytes, if different words are in different banks.
+  // The aligned pieces of `bytes` that addresses lie in.
+  template <class I>
+  static std::vector<uintptr_t> distinct(I begin, I end, int bytes) {
+    std::vector<uintptr_t> pieces(begin, end);
+    for (uintptr_t& piece : pieces) piece /= bytes;
+    std::sort(pieces.begin(), pieces.end());
+    pieces.erase(std::unique(pieces.begin(), pieces.end()), pieces.end());
+    return pieces;
+  }
+
+  // A wavefront serves the threads of 128 bytes, if what they access is in different banks.
   static int64_t wavefronts(const Instruction& instruction) {
-    const size_t threads = 128 / std::max(instruction.bytes, 4);
+    const int bytes = std::max(instruction.bytes, 4);
+    const size_t threads = 128 / bytes;
     int64_t sum = 0;
-    for (size_t first = 0; first < instruction.at.size(); first += threads) {
-      std::set<uintptr_t> words;
-      for (size_t i = first; i < std::min(first + threads, instruction.at.size()); ++i) {
-        for (int byte = 0; byte < instruction.bytes; byte += 4) words.insert((instruction.at[i] + byte) / 4);
-      }
+    for (auto first = instruction.at.begin(); first != instruction.at.end();) {
+      const auto last = first + std::min<size_t>(threads, instruction.at.end() - first);
       int in_bank[32] = {0}, most = 0;
-      for (uintptr_t word : words) most = std::max(most, ++in_bank[word % 32]);
+      for (uintptr_t piece : distinct(first, last, bytes)) most = std::max(most, ++in_bank[piece % threads]);
       sum += most;
+      first = last;
     }
     return sum;
   }

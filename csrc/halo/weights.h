@@ -1,5 +1,6 @@
 // Weights in the order that the layer's kernels read.
 #pragma once
+#include "../inline.h"
 #include "configs.h"
 #include "warp.h"
 
@@ -17,9 +18,9 @@ struct PackWeights {
   int chunk, columns;                                 // of the Config
   bool transposed, single;
 
-  IK_DEVICE int chunks() const { return (channels + chunk - 1) / chunk; }
-  IK_DEVICE int column_tiles() const { return (out_channels + columns - 1) / columns; }
-  IK_DEVICE int64_t numel() const { return int64_t(2) * column_tiles() * chunks() * 9 * chunk * columns; }
+  IK_INLINE int chunks() const { return (channels + chunk - 1) / chunk; }
+  IK_INLINE int column_tiles() const { return (out_channels + columns - 1) / columns; }
+  IK_INLINE int64_t numel() const { return int64_t(2) * column_tiles() * chunks() * 9 * chunk * columns; }
 
   IK_DEVICE float value(int set_half, int tap, int c, int co) const {
     const int in = transposed ? co : c, out = transposed ? c : co, half = transposed ? out_channels : channels;

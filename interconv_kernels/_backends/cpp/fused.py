@@ -1,6 +1,6 @@
 """The fused layer of backend "cpp": float32 on the CPU, stride 1. Contract: `FusedLayer` in ../contract.py.
 
-1x1 kernels are csrc/pointwise*.cpp, 3x3 kernels csrc/winograd*.cpp.
+1x1 kernels are csrc/pointwise*.cpp, 3x3 kernels csrc/winograd*.cpp. Tensors on a GPU go to halo.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from ...convolution import Conv
 from ...layout import flat
 from ...sets import SetIndex
 from ..contract import Gradients, Needs
+from . import halo
 
 _ops: Any = torch.ops.interconv_cpp
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why these kernels cannot compute this layer, or None."""
+    if u.device.type == "cuda":
+        return halo.can_fuse(conv, u, weight)
     if u.device.type != "cpu" or u.dtype != torch.float32:
         return f"the fused layer of backend 'cpp' is for float32 on the CPU, not {u.dtype} on {u.device.type}"
     if not (conv.is_pointwise(weight) or _is_winograd(conv, weight)):
@@ -38,6 +41,8 @@ def _is_winograd(conv: Conv, weight: Tensor) -> bool:
 def forward(
     conv: Conv, u: Tensor, weight: Tensor, bias: Tensor | None, sets: SetIndex, max_centered: int, slope: Tensor | None
 ) -> Tensor:
+    if u.device.type == "cuda":
+        return halo.forward(conv, u, weight, bias, sets, max_centered, slope)
     size = conv.output_size(u.shape[2:], weight.shape[2:])
     out = torch.empty((u.shape[0], weight.shape[0], *size), memory_format=conv.fmt)
     bias_row, slope_row = (None if x is None else x.unsqueeze(0) for x in (bias, slope))
@@ -50,6 +55,8 @@ def forward(
 def backward(
     conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need: Needs, max_centered: int
 ) -> Gradients:
+    if u.device.type == "cuda":
+        return halo.backward(conv, g, u, weight, sets, need, max_centered)
     grad_u = torch.empty_like(u, memory_format=conv.fmt) if need[0] else None
     grad_weight = torch.empty_like(weight, memory_format=conv.fmt) if need[1] else None
     grad_bias = weight.new_empty(1, weight.shape[0]) if need[2] else None

@@ -1,8 +1,8 @@
 // The kernels of csrc/halo on the emulator, as a C function that the tests call.
 #include <utility>
 
-#include "../../../csrc/halo/layer.h"
-#include "../../../csrc/halo/weights.h"
+#include "layer.h"
+#include "weights.h"
 
 namespace interconv::halo {
 namespace {
@@ -16,7 +16,7 @@ struct Call {
   int32_t num_sets, samples, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels, parts, single, transposed;
   int32_t programs, order, left_out;
   int64_t seed, left_out_index;
-  int64_t counts[7];
+  int64_t counts[8];
   int32_t was_left_out;
   char errors[1000];
 };
@@ -42,29 +42,46 @@ void run(Call& call) {
   for (int64_t i = 0; i < pack.numel(); ++i) pack.run(i);
 
   const int programs = call.programs * pack.column_tiles();
-  std::vector<uint4> scratch(int64_t(programs) * Kernel::kScratch / 4);
-  Kernel kernel{{static_cast<const T*>(call.u), pack.packed, static_cast<const T*>(call.bias),
-                 static_cast<const T*>(call.slope), call.offsets, static_cast<T*>(call.y),
-                 reinterpret_cast<float*>(scratch.data()), call.num_sets, call.h, call.w, call.out_h, call.out_w,
-                 call.pad_h, call.pad_w, call.channels, call.out_channels, call.parts, call.single != 0}};
+  std::vector<uint4> scratch(int64_t(programs) * X.scratch() / 4);
+  Kernel kernel{{static_cast<const T*>(call.u),
+                 pack.packed,
+                 static_cast<const T*>(call.bias),
+                 static_cast<const T*>(call.slope),
+                 call.offsets,
+                 static_cast<T*>(call.y),
+                 reinterpret_cast<float*>(scratch.data()),
+                 call.num_sets,
+                 call.h,
+                 call.w,
+                 call.out_h,
+                 call.out_w,
+                 call.pad_h,
+                 call.pad_w,
+                 call.channels,
+                 call.out_channels,
+                 access_width(call.channels, call.u),
+                 access_width(call.out_channels, call.y),
+                 call.parts,
+                 call.single != 0}};
   std::string errors;
   for (int program = 0; program < programs; ++program) {
-    Emulator machine(Kernel::kWarps, Kernel::kShared, Order(call.order), call.seed + program);
-    machine.allow(call.u, int64_t(call.samples) * call.h * call.w * call.channels * 2, false);
+    Emulator machine(Kernel::kWarps, X.shared(), Order(call.order), call.seed + program);
+    const int u = machine.allow(call.u, int64_t(call.samples) * call.h * call.w * call.channels * 2, false);
     machine.allow(pack.packed, pack.numel() * 2, false);
     machine.allow(call.bias, call.bias ? call.out_channels * 2 : 0, false);
     machine.allow(call.slope, call.slope ? call.out_channels * 2 : 0, false);
     machine.allow(call.offsets, (call.num_sets + 1) * 4, false);
     machine.allow(call.y, int64_t(call.samples) * call.out_h * call.out_w * call.out_channels * 2, true);
-    machine.allow(scratch.data() + int64_t(program) * Kernel::kScratch / 4, Kernel::kScratch * 4, true);
+    machine.allow(scratch.data() + int64_t(program) * X.scratch() / 4, X.scratch() * 4, true);
     machine.leave_out(Op(call.left_out), call.left_out_index);
     machine.run([&](int warp) {
       Block block(machine, warp, program, programs);
       kernel.run(block);
     });
     const Counts& c = machine.counts;
-    const int64_t counts[] = {c.copied, c.read, c.written, c.sectors, c.wavefronts, c.products, c.barriers};
-    for (int i = 0; i < 7; ++i) call.counts[i] += counts[i];
+    const int64_t counts[] = {c.copied,     c.read,     c.written,  c.sectors,
+                              c.wavefronts, c.products, c.barriers, machine.bytes_copied_from(u)};
+    for (int i = 0; i < 8; ++i) call.counts[i] += counts[i];
     call.was_left_out |= machine.was_left_out();
     for (const auto& error : machine.errors) {
       if (errors.find(error) == std::string::npos) errors += error + "\n";

@@ -1,16 +1,24 @@
-"""The kernels of csrc/halo on the emulator (emulated.cpp), called with torch tensors."""
+"""The kernels of csrc/halo on the emulator (emulated.cpp), called with torch tensors as the raw op halo_layer is."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import hashlib
+import os
+import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+ROOT = Path(__file__).parents[3]
+DRIVER = Path(__file__).parent / "emulated.cpp"
+BUILD = ROOT / "build" / "halo"
 ORDERS = ("in turn", "shuffled", "interleaved")
 OPS = ("none", "sync", "sync_warp", "commit", "wait")
-COUNTS = ("copied", "read", "written", "sectors", "wavefronts", "products", "barriers")
+COUNTS = ("copied", "read", "written", "sectors", "wavefronts", "products", "barriers", "copied_u")
 GUARD = 64  # values of NaN on both sides of the result
 
 
@@ -20,56 +28,90 @@ class _Call(ctypes.Structure):
         + [("strides", ctypes.c_int64 * 4)]
         + [
             (name, ctypes.c_int32)
-            for name in "num_sets samples h w out_h out_w pad_h pad_w channels out_channels parts single transposed"
-            " programs order left_out".split()
+            for name in (
+                *("num_sets", "samples", "h", "w", "out_h", "out_w", "pad_h", "pad_w", "channels", "out_channels"),
+                *("parts", "single", "transposed", "programs", "order", "left_out"),
+            )
         ]
         + [("seed", ctypes.c_int64), ("left_out_index", ctypes.c_int64)]
         + [("counts", ctypes.c_int64 * len(COUNTS)), ("was_left_out", ctypes.c_int32), ("errors", ctypes.c_char * 1000)]
     )
 
 
-class Result(NamedTuple):
-    y: Tensor
+class Options(NamedTuple):
+    """How a launch runs.
+
+    Attributes:
+        programs: thread blocks for each column tile.
+        parts: programs that share the samples of a set.
+        order, seed: when warps are switched.
+        leave_out: an operation, and which of its calls does nothing.
+    """
+
+    programs: int = 3
+    parts: int = 1
+    order: str = "in turn"
+    seed: int = 0
+    leave_out: tuple[str, int] = ("none", 0)
+
+
+class Report(NamedTuple):
     counts: dict[str, int]
     errors: list[str]
     was_left_out: bool
 
 
-def run_layer(
+def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The library for kernels in the folder `source`, compiled once for each version of the code."""
+    files = [DRIVER, *sorted(source.iterdir()), source.parent / "inline.h"]
+    content = b"".join(file.read_bytes() for file in files) + " ".join(flags).encode()
+    library = BUILD / f"{hashlib.sha256(content).hexdigest()[:16]}.so"
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:  # several processes run the tests
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            part = library.with_suffix(".part")
+            command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O1", "-fPIC", "-shared", f"-I{source}", *flags]
+            subprocess.run([*command, str(DRIVER), "-o", str(part)], check=True)
+            part.rename(library)
+    return ctypes.CDLL(str(library))
+
+
+def launch(
     library: ctypes.CDLL,
-    config: int,
+    options: Options,
     u: Tensor,
     weight: Tensor,
-    lengths: list[int],
-    bias: Tensor | None = None,
-    slope: Tensor | None = None,
-    padding: tuple[int, int] = (1, 1),
-    transposed: bool = False,
-    parts: int = 1,
-    programs: int = 3,
-    order: str = "in turn",
-    seed: int = 0,
-    leave_out: tuple[str, int] = ("none", 0),
-) -> Result:
-    """One launch: u [N,C,H,W] -> y [N,Co,H',W'], or `transposed` (grad_u) with the channels exchanged."""
-    u = u.contiguous(memory_format=torch.channels_last)
-    samples, channels, h, w = u.shape
-    out_channels = weight.shape[1] // 2 if transposed else weight.shape[0]
-    size = (h + 2 * padding[0] - 2, w + 2 * padding[1] - 2)
-    numel = samples * out_channels * size[0] * size[1]
-    memory = torch.full((numel + 2 * GUARD,), float("nan"), dtype=u.dtype)
-    y = memory[GUARD : GUARD + numel].view(samples, *size, out_channels)
-    offsets = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    bias: Tensor | None,
+    slope: Tensor | None,
+    offsets: Tensor,
+    config: int,
+    pad_h: int,
+    pad_w: int,
+    transposed: bool,
+    single: bool,
+    out: Tensor,
+) -> Report:
+    """The raw op halo_layer."""
+    pointers = {"u": u, "weight": weight, "bias": bias, "slope": slope, "offsets": offsets, "y": out}
+    numbers = {"num_sets": len(offsets) - 1, "samples": u.shape[0], "channels": u.shape[1], "h": u.shape[2]}
+    numbers |= {"w": u.shape[3], "out_channels": out.shape[1], "out_h": out.shape[2], "out_w": out.shape[3]}
+    numbers |= {"pad_h": pad_h, "pad_w": pad_w, "transposed": transposed, "single": single}
+    numbers |= {"programs": options.programs, "parts": options.parts, "order": ORDERS.index(options.order)}
+    numbers |= {"seed": options.seed, "left_out": OPS.index(options.leave_out[0])}
     call = _Call(
-        **{"u": u.data_ptr(), "weight": weight.data_ptr(), "offsets": offsets.data_ptr(), "y": y.data_ptr()},
-        **{"bias": None if bias is None else bias.data_ptr(), "slope": None if slope is None else slope.data_ptr()},
-        **{"strides": (ctypes.c_int64 * 4)(*weight.stride()), "num_sets": len(lengths), "samples": samples},
-        **{"h": h, "w": w, "out_h": size[0], "out_w": size[1], "pad_h": padding[0], "pad_w": padding[1]},
-        **{"channels": channels, "out_channels": out_channels, "parts": parts, "transposed": transposed},
-        **{"single": max(lengths, default=0) <= 1, "programs": programs, "order": ORDERS.index(order), "seed": seed},
-        **{"left_out": OPS.index(leave_out[0]), "left_out_index": leave_out[1]},
+        **{name: None if x is None else x.data_ptr() for name, x in pointers.items()},
+        **numbers,
+        strides=(ctypes.c_int64 * 4)(*weight.stride()),
+        left_out_index=options.leave_out[1],
     )
     library.halo_layer(config, u.dtype == torch.float16, ctypes.byref(call))
-    assert memory[:GUARD].isnan().all() and memory[-GUARD:].isnan().all()
-    errors = call.errors.decode().splitlines()
-    return Result(y.permute(0, 3, 1, 2), dict(zip(COUNTS, call.counts, strict=True)), errors, bool(call.was_left_out))
+    counts = dict(zip(COUNTS, call.counts, strict=True))
+    return Report(counts, call.errors.decode().splitlines(), bool(call.was_left_out))
+
+
+def guarded(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A channels_last tensor [N,C,H,W], and the memory that it lies in, between guard zones of NaN."""
+    n, c, h, w = shape
+    memory = torch.full((n * c * h * w + 2 * GUARD,), float("nan"), dtype=dtype)
+    return memory[GUARD:-GUARD].view(n, h, w, c).permute(0, 3, 1, 2), memory

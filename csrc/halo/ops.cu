@@ -1,0 +1,177 @@
+// The raw op halo_layer: the launches of the layer's kernels.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <utility>
+
+#include "../cuda.h"
+#include "../tensors.h"
+#include "layer.h"
+#include "weights.h"
+
+namespace interconv::halo {
+namespace {
+
+constexpr int kMaxDevices = 64;
+constexpr int kPackThreads = 256;
+
+template <class T>
+__global__ void __launch_bounds__(kPackThreads) pack_weights(PackWeights<T> pack, int64_t numel) {
+  const int64_t i = blockIdx.x * int64_t(kPackThreads) + threadIdx.x;
+  if (i < numel) pack.run(i);
+}
+
+template <class T, int I>
+__global__ void __launch_bounds__(kConfigs[I].config.warps() * 32)
+    halo_layer_kernel(HaloLayer<T, kConfigs[I].config> layer) {
+  extern __shared__ __align__(1024) char shared[];
+  const int warp = __shfl_sync(0xffffffff, int(threadIdx.x) / 32, 0);  // so that the compiler knows it is the warp's
+  Block block{shared, warp, int(blockIdx.x), int(gridDim.x)};
+  layer.run(block);
+}
+
+// How many programs of a kernel the current device runs at once.
+template <class T, int I>
+int resident_programs() {
+  static std::array<std::atomic<int>, kMaxDevices> known;
+  int device = 0, processors = 0, each = 0;
+  check_cuda(cudaGetDevice(&device));
+  STD_TORCH_CHECK(device < kMaxDevices, "device ", device, ": expected fewer than ", kMaxDevices, " devices");
+  if (const int programs = known[device]) return programs;
+  constexpr Config X = kConfigs[I].config;
+  const auto kernel = halo_layer_kernel<T, I>;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, X.shared()));
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, X.warps() * 32, X.shared()));
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  STD_TORCH_CHECK(each > 0, "the GPU cannot run configuration ", I, ", which takes ", X.shared(),
+                  " bytes of shared memory");
+  return known[device] = each * processors;
+}
+
+int ceil_div(int64_t x, int64_t y) { return int((x + y - 1) / y); }
+
+struct Call {
+  const Tensor &u, &weight, &offsets, &out;
+  const Tensor *bias, *slope;
+  int pad_h, pad_w;
+  bool transposed, single;
+};
+
+template <class T, int I>
+void launch(const Call& call) {
+  constexpr Config X = kConfigs[I].config;
+  const auto memory = [&](int64_t numel, ScalarType dtype) {
+    return torch::stable::empty({numel}, dtype, std::nullopt, call.u.device());
+  };
+  const cudaStream_t stream = current_stream();
+  const auto [n, channels, h, w] = std::array{call.u.size(0), call.u.size(1), call.u.size(2), call.u.size(3)};
+  const auto [out_channels, out_h, out_w] = std::array{call.out.size(1), call.out.size(2), call.out.size(3)};
+  const auto strides = call.weight.strides();
+
+  PackWeights<T> pack{input<T>(call.weight), nullptr,           strides[0], strides[1], strides[2],      strides[3],
+                      int(channels),         int(out_channels), X.channels, X.columns,  call.transposed, call.single};
+  const Tensor packed = memory(pack.numel(), call.u.scalar_type());
+  pack.packed = output<T>(packed);
+  pack_weights<T><<<ceil_div(pack.numel(), kPackThreads), kPackThreads, 0, stream>>>(pack, pack.numel());
+  check_cuda(cudaGetLastError());
+
+  // Programs are persistent. If there are too few tiles, the samples of sets are shared out, as far as each program
+  // still has two of an average set: each makes the set's term for itself.
+  const int64_t num_sets = call.offsets.size(0) - 1, column_tiles = pack.column_tiles();
+  const int64_t tiles = num_sets * ceil_div(out_h, X.tile_h()) * ceil_div(out_w, X.tile_w());
+  const int64_t slots = std::max<int64_t>(1, resident_programs<T, I>() / column_tiles);
+  const int64_t parts = std::clamp<int64_t>(slots / tiles, 1, std::max<int64_t>(1, n / num_sets / 2));
+  STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles, " tiles: expected fewer than 2^31");
+  const int programs = int(std::min(slots, tiles * parts) * column_tiles);
+  const Tensor scratch = memory(int64_t(programs) * X.scratch(), ScalarType::Float);
+  const T *u = input<T>(call.u), *bias = call.bias ? input<T>(*call.bias) : nullptr;
+  const T* slope = call.slope ? input<T>(*call.slope) : nullptr;
+  T* y = output<T>(call.out);
+  const HaloLayer<T, X> layer{{u,
+                               pack.packed,
+                               bias,
+                               slope,
+                               input<int32_t>(call.offsets),
+                               y,
+                               output<float>(scratch),
+                               int(num_sets),
+                               int(h),
+                               int(w),
+                               int(out_h),
+                               int(out_w),
+                               call.pad_h,
+                               call.pad_w,
+                               int(channels),
+                               int(out_channels),
+                               access_width(int(channels), u),
+                               access_width(int(out_channels), y),
+                               int(parts),
+                               call.single}};
+  halo_layer_kernel<T, I><<<programs, X.warps() * 32, X.shared(), stream>>>(layer);
+  check_cuda(cudaGetLastError());
+}
+
+template <class T, size_t... I>
+void launch_config(int64_t config, const Call& call, std::index_sequence<I...>) {
+  ((config == int64_t(I) ? launch<T, int(I)>(call) : void()), ...);
+}
+
+void check_image(const Tensor& x, const char* name, int64_t channels, const Tensor& like) {
+  STD_TORCH_CHECK(
+      x.dim() == 4 && x.size(1) == channels && x.scalar_type() == like.scalar_type() && x.device() == like.device(),
+      name, " has another number of dimensions or channels, dtype or device than expected");
+  const auto strides = x.strides();
+  const int64_t w = x.size(3), h = x.size(2);
+  const bool dense = (channels == 1 || strides[1] == 1) && (w == 1 || strides[3] == channels) &&
+                     (h == 1 || strides[2] == channels * w) && (x.size(0) == 1 || strides[0] == channels * w * h);
+  STD_TORCH_CHECK(dense, name, ": expected a dense channels_last tensor");
+}
+
+void check_channel_values(const std::optional<Tensor>& x, const char* name, const Tensor& like) {
+  if (!x) return;
+  STD_TORCH_CHECK(x->dim() == 1 && x->size(0) == like.size(1) && x->is_contiguous() &&
+                      x->scalar_type() == like.scalar_type() && x->device() == like.device(),
+                  name, ": expected a contiguous vector of a value for each output channel, of u's dtype and device");
+}
+
+void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor> bias,
+                const std::optional<Tensor> slope, const Tensor offsets, int64_t config, int64_t pad_h, int64_t pad_w,
+                bool transposed, bool single, Tensor out) {
+  check_image(u, "u", u.dim() > 1 ? u.size(1) : 0, u);
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) % 2 == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
+                      weight.scalar_type() == u.scalar_type() && weight.device() == u.device(),
+                  "weight: expected [Co, 2C, 3, 3], of u's dtype and device");
+  const int64_t co = weight.size(0), c = weight.size(1) / 2;
+  STD_TORCH_CHECK(u.size(1) == (transposed ? co : c), "u has ", u.size(1), " channels, weight is for ",
+                  transposed ? co : c);
+  check_image(out, "out", transposed ? c : co, u);
+  STD_TORCH_CHECK(
+      out.size(0) == u.size(0) && out.size(2) == u.size(2) + 2 * pad_h - 2 && out.size(3) == u.size(3) + 2 * pad_w - 2,
+      "out has another number of samples or pixels than expected");
+  check_channel_values(bias, "bias", out);
+  check_channel_values(slope, "slope", out);
+  STD_TORCH_CHECK(offsets.scalar_type() == ScalarType::Int && offsets.dim() == 1 && offsets.is_contiguous() &&
+                      offsets.size(0) >= 2 && offsets.device() == u.device(),
+                  "offsets: expected a contiguous int32 vector of at least two values, on u's device");
+  STD_TORCH_CHECK(config >= 0 && config < kNumConfigs, "config is ", config, ": expected 0 to ", kNumConfigs - 1);
+  const Config& chosen = kConfigs[config].config;
+  STD_TORCH_CHECK(chosen.weights == Weights::kStreamed || u.size(1) <= chosen.channels, "configuration ", config,
+                  " is for ", chosen.channels, " channels, u has ", u.size(1));
+  if (out.numel() == 0) return;
+
+  const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());
+  const Call call{u,          weight,     offsets,    out,   bias ? &*bias : nullptr, slope ? &*slope : nullptr,
+                  int(pad_h), int(pad_w), transposed, single};
+  constexpr auto every = std::make_index_sequence<kNumConfigs>();
+  if (u.scalar_type() == ScalarType::BFloat16) {
+    launch_config<Bfloat16>(config, call, every);
+  } else {
+    STD_TORCH_CHECK(u.scalar_type() == ScalarType::Half, "u: expected bfloat16 or float16");
+    launch_config<Float16>(config, call, every);
+  }
+}
+
+}  // namespace
+}  // namespace interconv::halo
+
+STABLE_TORCH_LIBRARY_IMPL(interconv_cpp, CUDA, m) { m.impl("halo_layer", TORCH_BOX(&interconv::halo::halo_layer)); }
