@@ -140,10 +140,11 @@ class Emulator {
   }
   void sync_warp() { ++self().epoch; }
 
-  // Accesses to shared memory by a thread (lane 0 ... 31) or by the whole warp (kAll).
+  // Accesses by a thread (lane 0 ... 31) or by the whole warp (kAll). What returns false is reported, and must not be
+  // done: it is outside of memory.
   static constexpr int kAll = 32;
-  void will_read(int at, int bytes, int lane) {
-    each_word(at, bytes, [&](Word& w) {
+  bool will_read(int at, int bytes, int lane) {
+    return each_word(at, bytes, [&](Word& w) {
       if (w.in_flight) report("read of a copy that was not waited for: byte " + std::to_string(at));
       if (w.writer < 0) report("read of shared memory that nothing wrote: byte " + std::to_string(at));
       check_writer(w, at, lane, "read");
@@ -152,8 +153,8 @@ class Emulator {
       w.read_clock[current_] = self().clock[current_];
     });
   }
-  void will_write(int at, int bytes, int lane) {
-    each_word(at, bytes, [&](Word& w) {
+  bool will_write(int at, int bytes, int lane) {
+    return each_word(at, bytes, [&](Word& w) {
       if (w.in_flight) report("write to a copy in flight: byte " + std::to_string(at));
       check_writer(w, at, lane, "write");
       for (int i = 0; i < num_warps(); ++i) {
@@ -170,7 +171,7 @@ class Emulator {
 
   // An asynchronous copy, whose data land when its own thread waits for them.
   void start_copy(int at, const void* data, int bytes, int lane) {
-    will_write(at, bytes, lane);
+    if (!will_write(at, bytes, lane)) return;
     each_word(at, bytes, [](Word& w) { ++w.in_flight; });
     memset(shared.data() + at, 0xff, bytes);
     Copy copy{at, bytes, lane, {}};
@@ -190,7 +191,7 @@ class Emulator {
   }
 
   enum class Access { kCopy, kRead, kWrite };
-  void will_access_global(const void* p, int bytes, Access access) {
+  bool will_access_global(const void* p, int bytes, Access access) {
     const bool write = access == Access::kWrite;
     (write ? counts.written : access == Access::kRead ? counts.read : counts.copied) += bytes;
     const auto at = reinterpret_cast<uintptr_t>(p);
@@ -198,10 +199,11 @@ class Emulator {
     for (Range& range : ranges_) {
       if (at >= range.begin && at + bytes <= range.end && (range.writable || !write)) {
         if (access == Access::kCopy) range.copied += bytes;
-        return;
+        return true;
       }
     }
     report(write ? "write outside of every tensor" : "read outside of every tensor");
+    return false;
   }
 
  private:
@@ -270,12 +272,13 @@ class Emulator {
   }
 
   template <class F>
-  void each_word(int at, int bytes, F f) {
+  bool each_word(int at, int bytes, F f) {
     if (at < 0 || at + bytes > int(shared.size()) || at % std::min(bytes, 16)) {
       report("access outside of shared memory or misaligned: byte " + std::to_string(at));
-      return;
+      return false;
     }
     for (int i = at / 4; i <= (at + bytes - 1) / 4; ++i) f(words_[i]);
+    return true;
   }
   void check_writer(const Word& w, int at, int lane, const char* what) {
     if (w.writer < 0) return;

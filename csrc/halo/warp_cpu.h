@@ -86,9 +86,9 @@ struct Block {
   template <int B>
   void copy(int to, const void* from, bool inside) {
     machine.begin();
-    if (inside) use_global(from, B, Emulator::Access::kCopy);
+    const bool allowed = inside && use_global(from, B, Emulator::Access::kCopy);
     use_shared(to, B);
-    machine.start_copy(to, inside ? from : nullptr, B, lane_);
+    machine.start_copy(to, allowed ? from : nullptr, B, lane_);
   }
   void commit() {
     if (machine.begin(Op::kCommit)) machine.commit();
@@ -101,32 +101,28 @@ struct Block {
   template <class V>
   V get(int from) {
     machine.begin();
-    machine.will_read(from, sizeof(V), lane_);
     use_shared(from, sizeof(V));
-    V value;
-    memcpy(&value, machine.shared.data() + from, sizeof(V));
+    V value{};
+    if (machine.will_read(from, sizeof(V), lane_)) memcpy(&value, machine.shared.data() + from, sizeof(V));
     return value;
   }
   template <class V>
   void put(int to, const V& value) {
     machine.begin();
-    machine.will_write(to, sizeof(V), lane_);
     use_shared(to, sizeof(V));
-    memcpy(machine.shared.data() + to, &value, sizeof(V));
+    if (machine.will_write(to, sizeof(V), lane_)) memcpy(machine.shared.data() + to, &value, sizeof(V));
   }
   template <class V>
   V read(const void* from) {
     machine.begin();
-    use_global(from, sizeof(V), Emulator::Access::kRead);
-    V value;
-    memcpy(&value, from, sizeof(V));
+    V value{};
+    if (use_global(from, sizeof(V), Emulator::Access::kRead)) memcpy(&value, from, sizeof(V));
     return value;
   }
   template <class V>
   void write(void* to, const V& value) {
     machine.begin();
-    use_global(to, sizeof(V), Emulator::Access::kWrite);
-    memcpy(to, &value, sizeof(V));
+    if (use_global(to, sizeof(V), Emulator::Access::kWrite)) memcpy(to, &value, sizeof(V));
   }
 
   template <class T, class F>
@@ -183,13 +179,17 @@ struct Block {
 
   void keep(float* to, const FragC& c) {
     machine.begin();
-    for (int i = 0; i < 32; ++i) machine.will_access_global(to + 4 * i, 16, Emulator::Access::kWrite);
-    memcpy(to, c.m, sizeof c.m);
+    for (int i = 0; i < 32; ++i) {
+      if (machine.will_access_global(to + 4 * i, 16, Emulator::Access::kWrite))
+        memcpy(to + 4 * i, &c.m[0][0] + 4 * i, 16);
+    }
   }
   void recall(const float* from, FragC& c) {
     machine.begin();
-    for (int i = 0; i < 32; ++i) machine.will_access_global(from + 4 * i, 16, Emulator::Access::kRead);
-    memcpy(c.m, from, sizeof c.m);
+    for (int i = 0; i < 32; ++i) {
+      if (machine.will_access_global(from + 4 * i, 16, Emulator::Access::kRead))
+        memcpy(&c.m[0][0] + 4 * i, from + 4 * i, 16);
+    }
   }
 
  private:
@@ -223,9 +223,9 @@ struct Block {
     }
   }
   void use_shared(int at, int bytes) { use(true, uintptr_t(at), bytes); }
-  void use_global(const void* p, int bytes, Emulator::Access access) {
-    machine.will_access_global(p, bytes, access);
+  bool use_global(const void* p, int bytes, Emulator::Access access) {
     use(false, reinterpret_cast<uintptr_t>(p), bytes);
+    return machine.will_access_global(p, bytes, access);
   }
   void use(bool shared, uintptr_t at, int bytes) {
     if (lane_ == Emulator::kAll) {  // the same value for the whole warp
@@ -264,8 +264,8 @@ struct Block {
 
   template <class T>
   void get_row(T (&v)[8], int at) {
-    machine.will_read(at, 16, Emulator::kAll);
-    memcpy(v, machine.shared.data() + at, 16);
+    memset(v, 0, 16);
+    if (machine.will_read(at, 16, Emulator::kAll)) memcpy(v, machine.shared.data() + at, 16);
   }
   template <class F>
   void count_rows(

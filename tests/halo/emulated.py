@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "emulated.cpp"
 BUILD = ROOT / "build" / "halo"
 ORDERS = ("in turn", "shuffled", "interleaved")
@@ -67,7 +67,7 @@ def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = ()) ->
     content = b"".join(file.read_bytes() for file in files) + " ".join(flags).encode()
     library = BUILD / f"{hashlib.sha256(content).hexdigest()[:16]}.so"
     BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:  # several processes run the tests
+    with library.with_suffix(".lock").open("w") as lock:  # several processes run the tests
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
             part = library.with_suffix(".part")
