@@ -10,6 +10,7 @@
 // computes 2 MT rows loads 2 MT + 2 and uses them for the three taps above each other. Weights likewise:
 // [9][channels / 8][columns][8].
 #pragma once
+#include "access.h"
 #include "configs.h"
 #include "warp.h"
 
@@ -26,48 +27,6 @@ struct Arguments {
   int parts;    // a set's samples are shared by this many programs, each of which makes the term
   bool single;  // every set has one sample
 };
-
-// The widest access, 8, 4, 2 or 1 values, that fits all pixels of an image with so many channels.
-IK_DEVICE int access_width(int channels) {
-  return channels % 8 == 0 ? 8 : channels % 4 == 0 ? 4 : channels % 2 == 0 ? 2 : 1;
-}
-
-template <int V>
-struct Vector;  // V values of 2 bytes
-template <>
-struct Vector<8> {
-  using type = uint4;
-};
-template <>
-struct Vector<4> {
-  using type = uint2;
-};
-template <>
-struct Vector<2> {
-  using type = uint32_t;
-};
-template <>
-struct Vector<1> {
-  using type = uint16_t;
-};
-
-// f(Width<V>()) for the V that is only known at run time.
-template <int V>
-struct Width {
-  static constexpr int value = V;
-};
-template <class F>
-IK_DEVICE void with_width(int width, F f) {
-  if (width == 8) {
-    f(Width<8>());
-  } else if (width == 4) {
-    f(Width<4>());
-  } else if (width == 2) {
-    f(Width<2>());
-  } else {
-    f(Width<1>());
-  }
-}
 
 template <class T, Config X>
 struct HaloLayer {
@@ -160,7 +119,7 @@ struct HaloLayer {
       float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
       if (inside) {
         const T* p = sample(begin) + at;
-        IK_UNROLL_4 for (int i = begin; i < end; ++i, p += image) {
+        IK_UNROLL_BY(V / 2 + 1) for (int i = begin; i < end; ++i, p += image) {
           IK_UNROLL for (int j = 0; j < 8; j += V) {
             if (c + j >= a.channels) continue;
             const Values values = block.template read<Values>(p + j);

@@ -4,7 +4,7 @@
 
 #define IK_DEVICE inline
 #define IK_UNROLL
-#define IK_UNROLL_4
+#define IK_UNROLL_BY(n)
 #define IK_NO_UNROLL
 
 namespace interconv::halo {

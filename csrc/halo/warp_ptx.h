@@ -5,7 +5,8 @@
 
 #define IK_DEVICE __device__ __forceinline__
 #define IK_UNROLL _Pragma("unroll")
-#define IK_UNROLL_4 _Pragma("unroll 4")
+#define IK_PRAGMA(x) _Pragma(#x)
+#define IK_UNROLL_BY(n) IK_PRAGMA(unroll n)
 #define IK_NO_UNROLL _Pragma("unroll 1")
 
 namespace interconv::halo {
@@ -45,11 +46,11 @@ struct Block {
 
   template <class F>
   IK_DEVICE void for_each(int first, int warps, int n, F f) {
-    for (int i = threadIdx.x - first * 32; i < n; i += warps * 32) f(i);
+    IK_NO_UNROLL for (int i = threadIdx.x - first * 32; i < n; i += warps * 32) f(i);
   }
   template <class F>
   IK_DEVICE void lanes(int n, F f) {
-    for (int i = threadIdx.x % 32; i < n; i += 32) f(i);
+    IK_NO_UNROLL for (int i = threadIdx.x % 32; i < n; i += 32) f(i);
   }
 
   IK_DEVICE void sync() { __syncthreads(); }
