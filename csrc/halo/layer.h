@@ -10,7 +10,6 @@
 // computes 2 MT rows loads 2 MT + 2 and uses them for the three taps above each other. Weights likewise:
 // [9][channels / 8][columns][8].
 #pragma once
-#include "access.h"
 #include "configs.h"
 #include "warp.h"
 
@@ -27,6 +26,48 @@ struct Arguments {
   int parts;    // a set's samples are shared by this many programs, each of which makes the term
   bool single;  // every set has one sample
 };
+
+// The widest access, 8, 4, 2 or 1 values, that fits all pixels of an image with so many channels.
+IK_DEVICE int access_width(int channels) {
+  return channels % 8 == 0 ? 8 : channels % 4 == 0 ? 4 : channels % 2 == 0 ? 2 : 1;
+}
+
+template <int V>
+struct Vector;  // V values of 2 bytes
+template <>
+struct Vector<8> {
+  using type = uint4;
+};
+template <>
+struct Vector<4> {
+  using type = uint2;
+};
+template <>
+struct Vector<2> {
+  using type = uint32_t;
+};
+template <>
+struct Vector<1> {
+  using type = uint16_t;
+};
+
+// f(Width<V>()) for the V that is only known at run time.
+template <int V>
+struct Width {
+  static constexpr int value = V;
+};
+template <class F>
+IK_DEVICE void with_width(int width, F f) {
+  if (width == 8) {
+    f(Width<8>());
+  } else if (width == 4) {
+    f(Width<4>());
+  } else if (width == 2) {
+    f(Width<2>());
+  } else {
+    f(Width<1>());
+  }
+}
 
 template <class T, Config X>
 struct HaloLayer {

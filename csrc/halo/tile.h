@@ -1,6 +1,6 @@
 // Tiles of images in shared memory.
 #pragma once
-#include "access.h"
+#include "layer.h"
 
 namespace interconv::halo {
 
@@ -9,8 +9,22 @@ template <class T>
 struct Images {
   const T* data;
   int h, w, channels;
+  int pixel_width, width;  // values that an access may take: of a pixel, and of an image as one row
 
-  IK_DEVICE int64_t numel() const { return int64_t(h) * w * channels; }  // of one
+  Images(const T* data, int64_t h, int64_t w, int64_t channels)
+      : data(data),
+        h(int(h)),
+        w(int(w)),
+        channels(int(channels)),
+        pixel_width(widest(channels)),
+        width(widest(h * w * channels)) {}
+
+  int widest(int64_t values) const {
+    for (int width : {8, 4, 2}) {
+      if (values % width == 0 && reinterpret_cast<uintptr_t>(data) % (width * sizeof(T)) == 0) return width;
+    }
+    return 1;
+  }
 };
 
 // V values, added to V sums.
@@ -36,7 +50,7 @@ struct Tile {
   // Starts the copy of image i at (h0, w0), from channel c0 on; zeros where there is no such pixel or channel. With
   // i < 0, zeros.
   IK_DEVICE static void copy(Block& block, int warps, const Images<T>& x, int i, int h0, int w0, int c0, int to) {
-    with_width(access_width(x.channels), [&](auto width) {
+    with_width(x.pixel_width, [&](auto width) {
       constexpr int V = decltype(width)::value;
       block.for_each(0, warps, kH * kW * kPlanes, [&](int v) {
         const int plane = v % kPlanes, pixel = v / kPlanes, c = c0 + plane * 8;

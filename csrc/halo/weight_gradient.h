@@ -19,6 +19,7 @@
 
 namespace interconv::halo {
 
+// An image has less than 2^31 values.
 template <class T>
 struct WeightGradientArguments {
   Images<T> u, g;     // [N,H,W,C], [N,out_h,out_w,Co]
@@ -113,7 +114,7 @@ struct WeightGradient {
         }
         IK_UNROLL for (int q = 0; q < 3; ++q) {
           Frag<T> top, bottom;
-          block.load_transposed(top, bottom, [&](int k, int half) {
+          block.load_pair_transposed(top, bottom, [&](int k, int half) {
             return u + TileU::offset(place.plane_u + half, (h + j) * (kTileW + kHalo) + w + q + k);
           });
           IK_UNROLL for (int r = 0; r < 3; ++r) {
@@ -143,21 +144,23 @@ struct WeightGradient {
   }
 
   // One of `shares` parts of scale * (the sum of images lo ... lo + size - 1) -> the image `out`.
-  IK_DEVICE void reduce(Block& block, const Images<T>& x, const Step& s, int64_t share, int64_t shares, float scale,
+  IK_DEVICE void reduce(Block& block, const Images<T>& x, const Step& s, int share, int shares, float scale,
                         T* out) const {
-    const int64_t numel = x.numel();
-    with_width(access_width(int(numel % 8)), [&](auto width) {
+    const int numel = x.h * x.w * x.channels;
+    with_width(x.width, [&](auto width) {
       constexpr int V = decltype(width)::value;
-      const int64_t begin = numel / V * share / shares, end = numel / V * (share + 1) / shares;
-      block.for_each(0, kWarps, int(end - begin), [&](int v) {
-        const T* from = x.data + s.lo * numel + (begin + v) * V;
+      const int vectors = numel / V, part = (vectors + shares - 1) / shares, begin = share * part;
+      const T* images = x.data + int64_t(s.lo) * numel;
+      out += int64_t(s.b) * numel;
+      block.for_each(0, kWarps, part < vectors - begin ? part : vectors - begin, [&](int v) {
+        const T* from = images + (begin + v) * V;
         float sum[V] = {};
         IK_UNROLL_BY(4) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
         T bits[V];
         IK_UNROLL for (int j = 0; j < V; ++j) bits[j] = {uint16_t(pack<T>(sum[j] * scale, 0))};
         typename Vector<V>::type values;
         memcpy(&values, bits, sizeof(bits));
-        block.write(out + s.b * numel + (begin + v) * V, values);
+        block.write(out + (begin + v) * V, values);
       });
     });
   }
@@ -201,8 +204,11 @@ struct WeightGradient {
   IK_DEVICE void run(Block& block) const {
     const int pair = block.program % pairs(), slice = block.program / pairs(), slices = block.num_programs / pairs();
     const int steps = a.samples * tiles();
-    const int begin = int(int64_t(steps) * slice / slices), end = int(int64_t(steps) * (slice + 1) / slices);
+    const int each = steps / slices, more = steps % slices;  // the first `more` programs have one step more
+    const int begin = slice * each + (slice < more ? slice : more), end = begin + each + (slice < more ? 1 : 0);
     const Place place(block.warp);
+    const bool has_channels = pair % channel_tiles() * X.channels + place.plane_u * 8 < a.u.channels &&
+                              pair / channel_tiles() * X.columns + place.plane_g * 8 < a.g.channels;
     Sums sums{};
     IK_NO_UNROLL for (int n = begin + 1 - X.stages; n < end; ++n) {
       const bool copied = n >= begin;  // the first stages are filled before anything is computed
@@ -214,14 +220,13 @@ struct WeightGradient {
       if (!copied) continue;
       const Step s = step(block, n);
       if (a.means) {
-        const int64_t shares = int64_t(tiles()) * s.size * pairs(),
-                      share = (int64_t(s.tile) * s.size + s.i - s.lo) * pairs() + pair;
+        const int shares = tiles() * s.size * pairs(), share = (s.tile * s.size + s.i - s.lo) * pairs() + pair;
         reduce(block, a.u, s, share, shares, 1.0f / float(s.size), a.means);
         reduce(block, a.g, s, share, shares, 1.0f, a.totals);
       }
       const int stage = (n - begin) % X.stages * kStage;
       if (a.bias && pair % channel_tiles() == 0) sum_pixels(block, stage + TileU::kBytes, sums.bias);
-      multiply(block, place, stage, a.g.h - first_row(s), sums);
+      if (has_channels) multiply(block, place, stage, a.g.h - first_row(s), sums);
     }
     finish(block, place, pair, sums);
   }

@@ -30,7 +30,6 @@ inline constexpr WeightGradientRow kWeightGradientConfigs[] = {
     {{16, 16, 4, 4, 2, 2, 2, 4}, "up to 16 channels: memory limits, so small tiles and many programs"},
     {{32, 32, 1, 11, 1, 1, 2, 4}, "up to 32 channels"},
     {{32, 64, 1, 11, 1, 1, 2, 2}, "more channels: twice the products a byte"},
-    {{48, 48, 1, 11, 1, 1, 2, 2}, "46, 92, 137, 141, 282 channels: less padding than tiles of 32 and 64"},
 };
 inline constexpr int kNumWeightGradientConfigs = sizeof(kWeightGradientConfigs) / sizeof(WeightGradientRow);
 
