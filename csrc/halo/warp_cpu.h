@@ -149,6 +149,10 @@ struct Block {
     }
     count_rows([&](int i) { return offset(i % 16, i / 16); });
   }
+  template <class T, class F>
+  void load_pair_transposed(Frag<T>& top, Frag<T>& bottom, F offset) {
+    load_transposed(top, bottom, offset);
+  }
 
   template <class T>
   void multiply(FragC& c, const Frag<T>& top, const Frag<T>& bottom, const Frag<T>& b) {

@@ -112,6 +112,14 @@ struct Block {
                  : "=r"(rows0.r[0]), "=r"(rows0.r[1]), "=r"(rows8.r[0]), "=r"(rows8.r[1])
                  : "r"(address(offset(lane % 16, lane / 16))));
   }
+  // The same for two fragments that `multiply` takes as one: in the order of its registers, so that none is moved.
+  template <class T, class F>
+  IK_DEVICE void load_pair_transposed(Frag<T>& top, Frag<T>& bottom, F offset) {
+    const int lane = threadIdx.x % 32;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(top.r[0]), "=r"(bottom.r[0]), "=r"(top.r[1]), "=r"(bottom.r[1])
+                 : "r"(address(offset(lane / 16 * 8 + lane % 8, lane / 8 % 2))));
+  }
 
   IK_DEVICE void multiply(FragC& c, const Frag<Bfloat16>& top, const Frag<Bfloat16>& bottom, const Frag<Bfloat16>& b) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
