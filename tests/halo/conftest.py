@@ -7,3 +7,19 @@ def library():
     import emulated
 
     return emulated.build()
+
+
+@pytest.fixture(scope="session")
+def gradients():
+    """The kernels of the weight gradient on the emulator."""
+    import emulated_weight_gradient
+
+    return emulated_weight_gradient.build_weight_gradient()
+
+
+@pytest.fixture(scope="session")
+def configs(gradients):
+    """The rows of the table of the weight gradient."""
+    import emulated_weight_gradient
+
+    return emulated_weight_gradient.table(gradients)

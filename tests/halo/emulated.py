@@ -61,9 +61,11 @@ class Report(NamedTuple):
     was_left_out: bool
 
 
-def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+def build(
+    source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = (), driver: Path = DRIVER
+) -> ctypes.CDLL:
     """The library for kernels in the folder `source`, compiled once for each version of the code."""
-    files = [DRIVER, *sorted(source.iterdir()), source.parent / "inline.h"]
+    files = [driver, *sorted(source.iterdir()), source.parent / "inline.h"]
     content = b"".join(file.read_bytes() for file in files) + " ".join(flags).encode()
     library = BUILD / f"{hashlib.sha256(content).hexdigest()[:16]}.so"
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = ()) ->
         if not library.exists():
             part = library.with_suffix(".part")
             command = [os.environ.get("CXX", "g++"), "-std=c++20", "-O1", "-fPIC", "-shared", f"-I{source}", *flags]
-            subprocess.run([*command, str(DRIVER), "-o", str(part)], check=True)
+            subprocess.run([*command, str(driver), "-o", str(part)], check=True)
             part.rename(library)
     return ctypes.CDLL(str(library))
 
