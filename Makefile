@@ -12,12 +12,12 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-machine-code-native docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
+$(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) --version): 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
@@ -41,6 +41,9 @@ test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUD
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
+test-machine-code-native: $(READY) ## compile the CUDA kernels of csrc/halo for GPUs that are not present, check code and table (needs nvcc; 3 minutes on 2 cores)
+	$(BIN)/python -m benchmarks native-code --check docs/internals/halo.md
+
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict
 
@@ -51,12 +54,12 @@ lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*
+	$(BIN)/clang-format --dry-run -Werror csrc/*.* csrc/*/* tests/halo/*.cpp
 
 format: $(READY) ## fix what ruff and clang-format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*
+	$(BIN)/clang-format -i csrc/*.* csrc/*/* tests/halo/*.cpp
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)

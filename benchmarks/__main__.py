@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": Command("compare", "compare two results or two git revisions; exit status 1 if the second is slower"),
     "table": Command("table", "write the results of `run` into a document as Markdown"),
     "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),
+    "native-code": Command("gpu.native_code", "compile the CUDA kernels of csrc/halo for GPUs that are not present"),
     "predict": Command("gpu.predict", "PREDICTED times on GPUs that are not present"),
 }
 

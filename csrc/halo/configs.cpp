@@ -19,8 +19,8 @@ std::string halo_configs() {
     if (!rows.empty()) rows += ", ";
     rows += "{" + field("channels", config.channels) + field("columns", config.columns) +
             field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) + field("warps", config.warps()) +
-            field("shared", config.shared()) + "\"weights\": \"" + kWeightsNames[int(config.weights)] +
-            "\", \"reason\": \"" + reason + "\"}";
+            field("shared", config.shared()) + field("products_in_loop", 9 * config.mt * config.nt()) +
+            "\"weights\": \"" + kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
   }
   return "[" + rows + "]";
 }

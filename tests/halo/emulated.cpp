@@ -12,7 +12,7 @@ struct Call {
   const void *u, *weight, *bias, *slope;
   const int32_t* offsets;
   void* y;
-  int64_t strides[4];  // of weight [Co,2C,3,3]
+  int64_t strides[4];  // of weight [Co,2C,k,k]
   int32_t num_sets, samples, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels, parts, single, transposed;
   int32_t programs, order, left_out;
   int64_t seed, left_out_index;
@@ -63,6 +63,7 @@ void run(Call& call) {
                  access_width(call.out_channels, call.y),
                  call.parts,
                  call.single != 0}};
+  if (X.kernel == 1) kernel.a.as_lines(X.tile_w());
   std::string errors;
   for (int program = 0; program < programs; ++program) {
     Emulator machine(Kernel::kWarps, X.shared(), Order(call.order), call.seed + program);

@@ -41,6 +41,7 @@ class Config(NamedTuple):
     tile_w: int
     warps: int
     shared: int  # bytes of shared memory
+    products_in_loop: int  # tensor-core instructions of a warp for 16 channels
     weights: str  # "resident", "by turns" or "streamed"
     reason: str
 
