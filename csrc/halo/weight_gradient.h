@@ -55,8 +55,8 @@ struct WeightGradient {
     int plane_u, plane_g, share;
 
     IK_DEVICE explicit Place(int warp)
-        : plane_u(warp / X.split % (X.channels / 16) * 2),
-          plane_g(warp / X.split / (X.channels / 16) * NT),
+        : plane_u(warp / X.split / (X.columns / 16) * 2),
+          plane_g(warp / X.split % (X.columns / 16) * NT),
           share(warp % X.split) {}
   };
   struct Sums {

@@ -1,6 +1,7 @@
 // The configurations of the weight gradient's kernels: a table with reasons. A kernel is compiled for each of them and
 // each dtype.
 #pragma once
+#include <cstdint>
 
 namespace interconv::halo {
 
@@ -29,8 +30,18 @@ struct WeightGradientRow {
 inline constexpr WeightGradientRow kWeightGradientConfigs[] = {
     {{16, 16, 4, 4, 2, 2, 2, 4}, "up to 16 channels: memory limits, so small tiles and many programs"},
     {{32, 32, 1, 11, 1, 1, 2, 4}, "up to 32 channels"},
-    {{32, 64, 1, 11, 1, 1, 2, 2}, "more channels: twice the products a byte"},
+    {{32, 64, 1, 11, 1, 1, 2, 2}, "more: the most products a byte that two programs have registers for"},
 };
 inline constexpr int kNumWeightGradientConfigs = sizeof(kWeightGradientConfigs) / sizeof(WeightGradientRow);
+
+// The first row whose program holds all channels, or the last one.
+constexpr int pick_weight_gradient(int64_t channels, int64_t out_channels) {
+  int i = 0;
+  while (i + 1 < kNumWeightGradientConfigs && (kWeightGradientConfigs[i].config.channels < channels ||
+                                               kWeightGradientConfigs[i].config.columns < out_channels)) {
+    ++i;
+  }
+  return i;
+}
 
 }  // namespace interconv::halo

@@ -2,12 +2,12 @@
 #include <cmath>
 #include <utility>
 
-#include "../../../csrc/halo/weight_gradient.h"
+#include "weight_gradient.h"
 
 namespace interconv::halo {
 namespace {
 
-constexpr int kLaunches = 3, kCounts = 8;
+constexpr int kLaunches = 3, kCounts = 10;
 
 // As _Call in emulated_weight_gradient.py.
 struct Call {
@@ -35,16 +35,15 @@ void launch(Call& call, int index, const Kernel& kernel, int programs, const std
   std::string errors = call.errors;
   for (int program = 0; program < programs; ++program) {
     Emulator machine(Kernel::kWarps, Kernel::kShared, Order(call.order), call.seed + program);
-    for (const Memory& memory : memories) {
-      if (memory.begin) machine.allow(memory.begin, memory.bytes, memory.writable);
-    }
+    for (const Memory& memory : memories) machine.allow(memory.begin, memory.bytes, memory.writable);
     if (index == call.left_out_launch) machine.leave_out(Op(call.left_out), call.left_out_index);
     machine.run([&](int warp) {
       Block block(machine, warp, program, programs);
       kernel.run(block);
     });
     const Counts& c = machine.counts;
-    const int64_t counts[] = {c.copied, c.read, c.written, c.sectors, c.wavefronts, c.products, c.barriers, 1};
+    const int64_t counts[] = {c.copied, c.read, c.written, c.sectors, c.wavefronts, c.products, c.barriers,
+                              machine.bytes_copied_from(0), machine.bytes_copied_from(1), 1};
     for (int i = 0; i < kCounts; ++i) call.counts[index][i] += counts[i];
     call.was_left_out |= machine.was_left_out();
     for (const auto& error : machine.errors) {
@@ -117,4 +116,16 @@ extern "C" void halo_weight_gradient(int config, int is_float16, interconv::halo
   is_float16 ? choose<Float16>(config, *call, every) : choose<Bfloat16>(config, *call, every);
 }
 
-extern "C" int halo_weight_gradient_configs() { return interconv::halo::kNumWeightGradientConfigs; }
+extern "C" int pick_weight_gradient(int channels, int out_channels) {
+  return interconv::halo::pick_weight_gradient(channels, out_channels);
+}
+
+// channels, columns and shared memory of a row of the table; 0 after the last row.
+extern "C" int weight_gradient_config(int row, int* fields) {
+  using namespace interconv::halo;
+  if (row >= kNumWeightGradientConfigs) return 0;
+  const WeightGradientConfig& x = kWeightGradientConfigs[row].config;
+  const int values[] = {x.channels, x.columns, x.tile_h(), x.tile_w(), x.warps()};
+  std::copy(std::begin(values), std::end(values), fields);
+  return 1;
+}
