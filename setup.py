@@ -146,7 +146,8 @@ class BuildExtension(build_ext):
                 command = [*nvcc, *flags, "--threads=0", "-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
                 cuda_objects = [compiled("cuda.cu", [*command, "-fmad=false", *gencode(names)])]
                 if halo := tensor_core_architectures(names):
-                    cuda_objects.append(compiled("halo/ops.cu", [*command, *gencode(halo)]))
+                    for source in ("halo/ops.cu", "halo/weight_gradient_ops.cu"):
+                        cuda_objects.append(compiled(source, [*command, *gencode(halo)]))
                 return cuda_objects, [*nvcc, "-ccbin", cxx[0]], ""
             except BuildError as error:
                 return [], None, str(error)

@@ -24,6 +24,7 @@ COMMANDS = {
     "table": Command("table", "write the results of `run` into a document as Markdown"),
     "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),
     "native-code": Command("gpu.native_code", "compile the CUDA kernels of csrc/halo for GPUs that are not present"),
+    "gradient-code": Command("gpu.gradient_code", "the same for the kernels of the weight gradient"),
     "predict": Command("gpu.predict", "PREDICTED times on GPUs that are not present"),
 }
 

@@ -61,9 +61,7 @@ class Report(NamedTuple):
     was_left_out: bool
 
 
-def build(
-    source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = (), driver: Path = DRIVER
-) -> ctypes.CDLL:
+def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = (), driver: Path = DRIVER) -> ctypes.CDLL:
     """The library for kernels in the folder `source`, compiled once for each version of the code."""
     files = [driver, *sorted(source.iterdir()), source.parent / "inline.h"]
     content = b"".join(file.read_bytes() for file in files) + " ".join(flags).encode()

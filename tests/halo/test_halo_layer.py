@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import emulated
+import emulated_weight_gradient
 import pytest
 import torch
 from emulated import Options
@@ -49,19 +50,23 @@ def test_padding_is_small_on_the_papers_sizes():
 
 
 @pytest.fixture
-def on_emulator(library, monkeypatch):
-    """The layer's Python code with the emulator in place of the raw op, on CPU tensors."""
+def on_emulator(library, gradients, monkeypatch):
+    """The layer's Python code with the emulator in place of the raw ops, on CPU tensors."""
 
     def halo_layer(*arguments):
         assert emulated.launch(library, Options(), *arguments).errors == []
 
-    monkeypatch.setattr(halo, "_ops", SimpleNamespace(halo_layer=halo_layer))
+    def halo_weight_gradient(*arguments):
+        assert emulated_weight_gradient.launch(gradients, emulated_weight_gradient.Options(), *arguments).errors == []
+
+    ops = SimpleNamespace(halo_layer=halo_layer, halo_weight_gradient=halo_weight_gradient)
+    monkeypatch.setattr(halo, "_ops", ops)
     monkeypatch.setattr(halo, "_shared_limit", lambda device: LIMITS["sm_80"])
     monkeypatch.setattr(halo, "_unsuitable_gpu", lambda device: None)
 
 
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize(("lengths", "padding"), [([2, 1, 3], 1), ([1, 1], 0), ([2], 2)], ids=str)
+@pytest.mark.parametrize(("lengths", "padding"), [([2, 1, 3], 1), ([1, 1], 0), ([2], 2), ([17], 1)], ids=str)
 def test_layer_and_gradients(on_emulator, fmt, lengths, padding):
     case = Case(9, 21, (7, 8), lengths, torch.float16)
     u, weight = case.u.contiguous(memory_format=fmt), case.weight.contiguous(memory_format=fmt)

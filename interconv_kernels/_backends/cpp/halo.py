@@ -28,6 +28,7 @@ _ops: Any = torch.ops.interconv_cpp
 DTYPES = (torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)
 MAX_PADDED = 4 / 3  # of the products of the configuration that pads the fewest channels: what `ik.tune` tries
+MAX_ON_CHIP = 16  # samples in an average set: more, and too few threads of the weight gradient's kernel sum them
 DEFAULT: Mapping[str, str] = MappingProxyType({})
 
 
@@ -190,13 +191,14 @@ def _weight_gradients(
     conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b) and grad_b = sum_b G_b, G the sum over a set."""
-    g_sum = set_ops.set_reduce(g, sets, mean=False)
-    grad_bias = sum_pixels(g_sum) if need_bias else None
     if not need_weight:
-        return None, grad_bias
-    w_own, w_set = weight.split(u.shape[1], dim=1)
-    own = conv.grad_weight(g, u, w_own)
-    if sets.all_single:  # s = u and G = g
-        return torch.cat([own, own], dim=1), grad_bias
-    from_set = conv.grad_weight(g_sum, set_ops.set_reduce(u, sets, mean=True), w_set)
-    return torch.cat([own, from_set], dim=1), grad_bias
+        return None, sum_pixels(g) if need_bias else None
+    g, u = (x.contiguous(memory_format=torch.channels_last) for x in (g, u))
+    means = totals = None
+    if sets.num_rows > MAX_ON_CHIP * sets.num_sets and not sets.all_single:
+        means, totals = set_ops.set_reduce(u, sets, mean=True), set_ops.set_reduce(g, sets, mean=False)
+    grad_weight = torch.empty_like(weight)
+    grad_bias = weight.new_empty(weight.shape[0]) if need_bias else None
+    index = (sets.offsets, sets.set_ids)
+    _ops.halo_weight_gradient(u, g, means, totals, *index, *conv.padding, sets.all_single, grad_weight, grad_bias)
+    return grad_weight, grad_bias
