@@ -17,10 +17,11 @@ std::string halo_configs() {
   std::string rows;
   for (const auto& [config, reason] : kConfigs) {
     if (!rows.empty()) rows += ", ";
-    rows += "{" + field("channels", config.channels) + field("columns", config.columns) +
-            field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) + field("warps", config.warps()) +
-            field("shared", config.shared()) + field("products_in_loop", 9 * config.mt * config.nt()) +
-            "\"weights\": \"" + kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
+    rows += "{" + field("kernel", config.kernel) + field("stride", config.stride) + field("channels", config.channels) +
+            field("columns", config.columns) + field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) +
+            field("warps", config.warps()) + field("shared", config.shared()) +
+            field("products_in_loop", config.kernel * config.kernel * config.mt * config.nt()) + "\"weights\": \"" +
+            kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
   }
   return "[" + rows + "]";
 }

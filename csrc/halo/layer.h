@@ -1,4 +1,4 @@
-// The layer y_i = act(conv3x3(u_i; Wu) + conv3x3(s; Ws) + b) in one launch, stride 1.
+// The layer y_i = act(conv(u_i; Wu) + conv(s; Ws) + b) in one launch, for 3x3 and 1x1 kernels.
 //
 // A program takes tiles of a set. For each it makes the set's mean s on the tile, then the term t = conv(s; Ws) + b,
 // which it keeps, then for each sample of the set t + conv(u_i; Wu). The mean reads the samples from global memory,
@@ -6,76 +6,22 @@
 // nine taps from there. If every set has one sample, s = u: weights Wu + Ws and no mean.
 //
 // Pixels lie in shared memory as planes of 16 bytes: [channels / 8][pixels][8]. So 8 neighbours in a row, at any tap's
-// shift, are 128 bytes: ldmatrix reads them without bank conflicts. A product takes two such rows, so a warp that
-// computes 2 MT rows loads 2 MT + 2 and uses them for the three taps above each other. Weights likewise:
-// [9][channels / 8][columns][8].
+// shift, are 128 bytes: ldmatrix reads them without bank conflicts. With stride 2, the even pixels of a row come before
+// the odd ones, so that the same holds. A product takes two rows of 8 pixels, and a warp that computes 2 MT rows loads
+// each row that it needs once for the taps above each other. Weights likewise: [kernel^2][channels / 8][columns][8].
+//
+// For a 1x1 kernel an image is any line of pixels: the caller sets w = out_w to the tile's width.
 #pragma once
+#include "arguments.h"
 #include "configs.h"
-#include "warp.h"
 
 namespace interconv::halo {
 
-// Channels_last tensors: u [N,H,W,C], y [N,out_h,out_w,Co]. `weights` is made by PackWeights (weights.h).
-template <class T>
-struct Arguments {
-  const T *u, *weights, *bias, *slope;  // bias and slope [Co] or null
-  const int32_t* offsets;               // [num_sets + 1]
-  T* y;
-  float* scratch;  // Config::scratch() values a program
-  int num_sets, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels;
-  int u_width, y_width;  // values that an access of u and y may take (access_width)
-  int parts;             // a set's samples are shared by this many programs, each of which makes the term
-  bool single;           // every set has one sample
-};
-
-// The widest access, 8, 4, 2 or 1 values of 2 bytes, to which all pixels of a tensor are aligned.
-inline int access_width(int channels, const void* data) {
-  int width = 8;
-  while (width > 1 && (channels % width || reinterpret_cast<uintptr_t>(data) % (2 * width))) width /= 2;
-  return width;
-}
-
-template <int V>
-struct Vector;  // V values of 2 bytes
-template <>
-struct Vector<8> {
-  using type = uint4;
-};
-template <>
-struct Vector<4> {
-  using type = uint2;
-};
-template <>
-struct Vector<2> {
-  using type = uint32_t;
-};
-template <>
-struct Vector<1> {
-  using type = uint16_t;
-};
-
-// f(Width<V>()) for the V that is only known at run time.
-template <int V>
-struct Width {
-  static constexpr int value = V;
-};
-template <class F>
-IK_DEVICE void with_width(int width, F f) {
-  if (width == 8) {
-    f(Width<8>());
-  } else if (width == 4) {
-    f(Width<4>());
-  } else if (width == 2) {
-    f(Width<2>());
-  } else {
-    f(Width<1>());
-  }
-}
-
 template <class T, Config X>
 struct HaloLayer {
-  static constexpr int kWarps = X.warps(), MT = X.mt, NT = X.nt(), kRows = 2 * MT + 2;
-  static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = kTileH + 2, kHaloW = kTileW + 2;
+  static constexpr int kWarps = X.warps(), MT = X.mt, NT = X.nt(), K = X.kernel, S = X.stride;
+  static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = X.halo_h(), kHaloW = X.halo_w();
+  static constexpr int kRows = X.rows_loaded();
   static constexpr int kPlanes = X.planes(), kPlane = X.plane(), kTile = X.tile(), kWeights = X.weights_bytes();
   static constexpr int kFirstStage = X.first_stage(), kStage = X.stage(), kStaging = X.staging();
   static constexpr int kRowBytes = X.staging_row();
@@ -125,13 +71,15 @@ struct HaloLayer {
   IK_DEVICE void each_vector(Block& block, const Step& s, F f) const {
     block.for_each(0, kWarps, kHaloH * kHaloW * kPlanes, [&](int v) {
       const int plane = v % kPlanes, pixel = v / kPlanes, c = s.chunk * X.channels + plane * 8;
-      const int h = s.h0 - a.pad_h + pixel / kHaloW, w = s.w0 - a.pad_w + pixel % kHaloW;
-      const bool inside = unsigned(h) < unsigned(a.h) && unsigned(w) < unsigned(a.w);
-      f(plane * kPlane + pixel * 16, (int64_t(h) * a.w + w) * a.channels + c, c, inside);
+      const int column = pixel % kHaloW % (kHaloW / S) * S + pixel % kHaloW / (kHaloW / S);
+      const int h = S * s.h0 - a.pad_h + pixel / kHaloW, w = S * s.w0 - a.pad_w + column;
+      const int64_t at = int64_t(h) * a.w + w;
+      const bool inside = unsigned(h) < unsigned(a.h) && unsigned(w) < unsigned(a.w) && at < a.pixels;
+      f(plane * kPlane + pixel * 16, at * a.channels + c, c, inside);
     });
   }
 
-  IK_DEVICE const T* sample(int i) const { return a.u + int64_t(i) * a.h * a.w * a.channels; }
+  IK_DEVICE const T* sample(int i) const { return a.u + int64_t(i) * a.pixels * a.channels; }
 
   template <int V>
   IK_DEVICE void copy_tile(Block& block, const Step& s, int to) const {
@@ -148,7 +96,7 @@ struct HaloLayer {
   template <int V>
   IK_DEVICE void make_mean(Block& block, const Step& s, int begin, int end, int to) const {
     using Values = typename Vector<V>::type;
-    const int64_t image = int64_t(a.h) * a.w * a.channels;
+    const int64_t image = int64_t(a.pixels) * a.channels;
     each_vector(block, s, [&](int offset, int64_t at, int c, bool inside) {
       float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
       if (inside) {
@@ -208,23 +156,25 @@ struct HaloLayer {
 
   IK_DEVICE void convolve(Block& block, const Place& place, int tile, int weights, Sums& sums) const {
     IK_NO_UNROLL for (int k = 0; k < kPlanes; k += 2) {
-      IK_UNROLL for (int q = 0; q < 3; ++q) {
+      IK_UNROLL for (int q = 0; q < K; ++q) {
         Frag<T> x[kRows];  // 8 pixels of a row each
         IK_UNROLL for (int j = 0; j < kRows; j += 2) {
           block.load(x[j], x[j + 1], [&](int row, int half) {
-            const int pixel = (place.row + j + row / 8) * kHaloW + place.col + q + row % 8;
+            const int column = q % S * (kHaloW / S) + place.col + q / S + row % 8;
+            const int pixel = (S * place.row + j + row / 8) * kHaloW + column;
             return tile + (k + half) * kPlane + pixel * 16;
           });
         }
-        IK_UNROLL for (int r = 0; r < 3; ++r) {
+        IK_UNROLL for (int r = 0; r < K; ++r) {
           IK_UNROLL for (int n = 0; n < NT; n += 2) {
             Frag<T> w0, w1;
             block.load(w0, w1, [&](int column, int half) {
-              return weights + (((r * 3 + q) * kPlanes + k + half) * X.columns + place.column + n * 8 + column) * 16;
+              return weights + (((r * K + q) * kPlanes + k + half) * X.columns + place.column + n * 8 + column) * 16;
             });
             IK_UNROLL for (int m = 0; m < MT; ++m) {
-              block.multiply(sums.c[m][n], x[2 * m + r], x[2 * m + r + 1], w0);
-              block.multiply(sums.c[m][n + 1], x[2 * m + r], x[2 * m + r + 1], w1);
+              const Frag<T>&top = x[S * 2 * m + r], &bottom = x[S * (2 * m + 1) + r];
+              block.multiply(sums.c[m][n], top, bottom, w0);
+              block.multiply(sums.c[m][n + 1], top, bottom, w1);
             }
           }
         }
@@ -253,7 +203,7 @@ struct HaloLayer {
   // neighbouring values. The sums move up, so that the loop is short code.
   IK_DEVICE void store(Block& block, const Step& s, const Place& place, int first_column, Sums& sums) const {
     const int mine = kStaging + block.warp * 8 * kRowBytes, w0 = s.w0 + place.col;
-    T* y = a.y + int64_t(s.i) * a.out_h * a.out_w * a.out_channels;
+    T* y = a.y + int64_t(s.i) * a.out_pixels * a.out_channels;
     IK_NO_UNROLL for (int m = 0; m < MT; ++m) {
       IK_UNROLL for (int half = 0; half < 2; ++half) {
         const int h = s.h0 + place.row + 2 * m + half;
@@ -273,9 +223,10 @@ struct HaloLayer {
             constexpr int V = decltype(width)::value;
             block.lanes(8 * NT * 8 / V, [&](int v) {
               const int pixel = v / (NT * 8 / V), column = v % (NT * 8 / V) * V, co = first_column + column;
-              if (w0 + pixel >= a.out_w || co >= a.out_channels) return;
+              const int64_t at = int64_t(h) * a.out_w + w0 + pixel;
+              if (w0 + pixel >= a.out_w || at >= a.out_pixels || co >= a.out_channels) return;
               const auto values = block.template get<typename Vector<V>::type>(mine + pixel * kRowBytes + column * 2);
-              block.write(y + (int64_t(h) * a.out_w + w0 + pixel) * a.out_channels + co, values);
+              block.write(y + at * a.out_channels + co, values);
             });
           });
         }

@@ -47,8 +47,9 @@ void launch(const Call& call) {
     return torch::stable::empty({numel}, dtype, std::nullopt, call.u.device());
   };
   const cudaStream_t stream = current_stream();
-  const auto [n, channels, h, w] = std::array{call.u.size(0), call.u.size(1), call.u.size(2), call.u.size(3)};
-  const auto [out_channels, out_h, out_w] = std::array{call.out.size(1), call.out.size(2), call.out.size(3)};
+  const int64_t n = call.u.size(0), channels = call.u.size(1), out_channels = call.out.size(1);
+  const int h = int(call.u.size(2)), w = int(call.u.size(3)), out_h = int(call.out.size(2)),
+            out_w = int(call.out.size(3));
   const auto strides = call.weight.strides();
 
   PackWeights<T> pack{input<T>(call.weight), nullptr,           strides[0], strides[1], strides[2],      strides[3],
@@ -61,7 +62,8 @@ void launch(const Call& call) {
   // Programs are persistent. If there are too few tiles, the samples of sets are shared out, as far as each program
   // still has two of an average set: each makes the set's term for itself.
   const int64_t num_sets = call.offsets.size(0) - 1, column_tiles = pack.column_tiles();
-  const int64_t tiles = num_sets * ceil_div(out_h, X.tile_h()) * ceil_div(out_w, X.tile_w());
+  const int64_t tiles = num_sets * (X.kernel == 1 ? ceil_div(int64_t(h) * w, X.tile_h() * X.tile_w())
+                                                  : ceil_div(out_h, X.tile_h()) * ceil_div(out_w, X.tile_w()));
   const int64_t slots = std::max<int64_t>(1, resident_programs<T, I>() / column_tiles);
   const int64_t parts = std::clamp<int64_t>(slots / tiles, 1, std::max<int64_t>(1, n / num_sets / 2));
   STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles, " tiles: expected fewer than 2^31");
@@ -70,26 +72,29 @@ void launch(const Call& call) {
   const T *u = input<T>(call.u), *bias = call.bias ? input<T>(*call.bias) : nullptr;
   const T* slope = call.slope ? input<T>(*call.slope) : nullptr;
   T* y = output<T>(call.out);
-  const HaloLayer<T, X> layer{{u,
-                               pack.packed,
-                               bias,
-                               slope,
-                               input<int32_t>(call.offsets),
-                               y,
-                               output<float>(scratch),
-                               int(num_sets),
-                               int(h),
-                               int(w),
-                               int(out_h),
-                               int(out_w),
-                               call.pad_h,
-                               call.pad_w,
-                               int(channels),
-                               int(out_channels),
-                               access_width(int(channels), u),
-                               access_width(int(out_channels), y),
-                               int(parts),
-                               call.single}};
+  HaloLayer<T, X> layer{{u,
+                         pack.packed,
+                         bias,
+                         slope,
+                         input<int32_t>(call.offsets),
+                         y,
+                         output<float>(scratch),
+                         int(num_sets),
+                         h,
+                         w,
+                         out_h,
+                         out_w,
+                         call.pad_h,
+                         call.pad_w,
+                         int(channels),
+                         int(out_channels),
+                         h * w,
+                         out_h * out_w,
+                         access_width(int(channels), u),
+                         access_width(int(out_channels), y),
+                         int(parts),
+                         call.single}};
+  if (X.kernel == 1) layer.a.as_lines(X.tile_w());
   halo_layer_kernel<T, I><<<programs, X.warps() * 32, X.shared(), stream>>>(layer);
   check_cuda(cudaGetLastError());
 }
@@ -121,25 +126,27 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
                 const std::optional<Tensor> slope, const Tensor offsets, int64_t config, int64_t pad_h, int64_t pad_w,
                 bool transposed, bool single, Tensor out) {
   check_image(u, "u", u.dim() > 1 ? u.size(1) : 0, u);
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) % 2 == 0 && weight.size(2) == 3 && weight.size(3) == 3 &&
+  STD_TORCH_CHECK(config >= 0 && config < kNumConfigs, "config is ", config, ": expected 0 to ", kNumConfigs - 1);
+  const Config& chosen = kConfigs[config].config;
+  const int64_t k = chosen.kernel, stride = chosen.stride;
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) % 2 == 0 && weight.size(2) == k && weight.size(3) == k &&
                       weight.scalar_type() == u.scalar_type() && weight.device() == u.device(),
-                  "weight: expected [Co, 2C, 3, 3], of u's dtype and device");
+                  "weight: expected [Co, 2C, ", k, ", ", k, "], of u's dtype and device");
   const int64_t co = weight.size(0), c = weight.size(1) / 2;
   STD_TORCH_CHECK(u.size(1) == (transposed ? co : c), "u has ", u.size(1), " channels, weight is for ",
                   transposed ? co : c);
+  STD_TORCH_CHECK(chosen.weights == Weights::kStreamed || u.size(1) <= chosen.channels, "configuration ", config,
+                  " is for ", chosen.channels, " channels, u has ", u.size(1));
   check_image(out, "out", transposed ? c : co, u);
-  STD_TORCH_CHECK(
-      out.size(0) == u.size(0) && out.size(2) == u.size(2) + 2 * pad_h - 2 && out.size(3) == u.size(3) + 2 * pad_w - 2,
-      "out has another number of samples or pixels than expected");
+  STD_TORCH_CHECK(out.size(0) == u.size(0) && out.size(2) == (u.size(2) + 2 * pad_h - k) / stride + 1 &&
+                      out.size(3) == (u.size(3) + 2 * pad_w - k) / stride + 1 &&
+                      (k == 3 || (pad_h == 0 && pad_w == 0)) && u.size(2) * u.size(3) < INT32_MAX,
+                  "out has another number of samples or pixels than expected");
   check_channel_values(bias, "bias", out);
   check_channel_values(slope, "slope", out);
   STD_TORCH_CHECK(offsets.scalar_type() == ScalarType::Int && offsets.dim() == 1 && offsets.is_contiguous() &&
                       offsets.size(0) >= 2 && offsets.device() == u.device(),
                   "offsets: expected a contiguous int32 vector of at least two values, on u's device");
-  STD_TORCH_CHECK(config >= 0 && config < kNumConfigs, "config is ", config, ": expected 0 to ", kNumConfigs - 1);
-  const Config& chosen = kConfigs[config].config;
-  STD_TORCH_CHECK(chosen.weights == Weights::kStreamed || u.size(1) <= chosen.channels, "configuration ", config,
-                  " is for ", chosen.channels, " channels, u has ", u.size(1));
   if (out.numel() == 0) return;
 
   const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());

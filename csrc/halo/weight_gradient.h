@@ -45,6 +45,7 @@ struct WeightGradient {
   static constexpr int kAtEnd = kBiasSums + kWarps * 512;
   static constexpr int kShared = X.stages * kStage > kAtEnd ? X.stages* kStage : kAtEnd;
   static constexpr int kSharing = kWarps / TileG::kPlanes;  // warps that sum the same plane of g
+  static constexpr int kReads = X.programs > 2 ? 2 : 3;  // of a thread at once, as far as there are registers
   static_assert(X.channels % 16 == 0 && X.columns % 16 == 0 && kSharing >= 1 && X.stages >= 2);
 
   WeightGradientArguments<T> a;
@@ -155,7 +156,7 @@ struct WeightGradient {
       block.for_each(0, kWarps, part < vectors - begin ? part : vectors - begin, [&](int v) {
         const T* from = images + (begin + v) * V;
         float sum[V] = {};
-        IK_UNROLL_BY(3) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
+        IK_UNROLL_BY(kReads) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
         T bits[V];
         IK_UNROLL for (int j = 0; j < V; ++j) bits[j] = {uint16_t(pack<T>(sum[j] * scale, 0))};
         typename Vector<V>::type values;

@@ -6,7 +6,7 @@
 
 namespace interconv::halo {
 
-// weight [Co,2C,3,3] = [Wu | Ws], any strides -> [half][column tile][chunk][9][channels / 8][columns][8], zeros where
+// weight [Co,2C,k,k] = [Wu | Ws], any strides -> [half][column tile][chunk][k^2][channels / 8][columns][8], zeros where
 // there is no such channel. `transposed`: for grad_u, whose input channels are Co, with the taps flipped. `single`: the
 // first half is Wu + Ws.
 template <class T>
@@ -15,18 +15,17 @@ struct PackWeights {
   T* packed;
   int64_t stride_out, stride_in, stride_h, stride_w;  // of weight
   int channels, out_channels;                         // of the convolution that reads the packed weights
-  int chunk, columns;                                 // of the Config
+  int kernel, chunk, columns;                         // of the Config
   bool transposed, single;
 
   IK_INLINE int chunks() const { return (channels + chunk - 1) / chunk; }
   IK_INLINE int column_tiles() const { return (out_channels + columns - 1) / columns; }
-  IK_INLINE int64_t numel() const { return int64_t(2) * column_tiles() * chunks() * 9 * chunk * columns; }
+  IK_INLINE int64_t numel() const { return int64_t(2) * column_tiles() * chunks() * kernel * kernel * chunk * columns; }
 
   IK_DEVICE float value(int set_half, int tap, int c, int co) const {
     const int in = transposed ? co : c, out = transposed ? c : co, half = transposed ? out_channels : channels;
-    const int at = transposed ? 8 - tap : tap;
-    return to_float(
-        weight[out * stride_out + (in + set_half * half) * stride_in + at / 3 * stride_h + at % 3 * stride_w]);
+    const int at = transposed ? kernel * kernel - 1 - tap : tap, r = at / kernel, q = at % kernel;
+    return to_float(weight[out * stride_out + (in + set_half * half) * stride_in + r * stride_h + q * stride_w]);
   }
 
   IK_DEVICE void run(int64_t index) const {
@@ -35,8 +34,8 @@ struct PackWeights {
     rest /= columns;
     const int plane = int(rest % (chunk / 8));
     rest /= chunk / 8;
-    const int tap = int(rest % 9);
-    rest /= 9;
+    const int tap = int(rest % (kernel * kernel));
+    rest /= kernel * kernel;
     const int c = int(rest % chunks()) * chunk + plane * 8 + int(index % 8);
     rest /= chunks();
     const int co = int(rest % column_tiles()) * columns + column, half = int(rest / column_tiles());

@@ -1,5 +1,7 @@
 import pytest
 
+pytest.register_assert_rewrite("halo_cases")
+
 
 @pytest.fixture(scope="session")
 def library():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -63,6 +62,8 @@ class Report(NamedTuple):
 
 def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = (), driver: Path = DRIVER) -> ctypes.CDLL:
     """The library for kernels in the folder `source`, compiled once for each version of the code."""
+    import fcntl
+
     files = [driver, *sorted(source.iterdir()), source.parent / "inline.h"]
     content = b"".join(file.read_bytes() for file in files) + " ".join(flags).encode()
     library = BUILD / f"{hashlib.sha256(content).hexdigest()[:16]}.so"

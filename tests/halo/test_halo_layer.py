@@ -20,19 +20,21 @@ from interconv_kernels.convolution import Conv
 
 def test_every_architecture_can_compute_every_layer():
     for limit in LIMITS.values():
-        for channels in (1, 3, 16, 21, 46, 64, 92, 137, 368, 2000):
-            assert halo.candidates_for(channels, 64, limit)
-            assert halo.candidates_for(16, channels, limit)
+        for kernel, stride in ((3, 1), (3, 2), (1, 1)):
+            for channels in (1, 3, 16, 21, 46, 64, 92, 137, 368, 2000):
+                assert halo.candidates_for(kernel, stride, channels, 64, limit)
+                assert halo.candidates_for(kernel, stride, 16, channels, limit)
 
 
-def test_every_configuration_is_a_default_of_a_layer_of_the_paper():
+def test_every_configuration_is_a_default_of_some_layer():
     layers = [(16, 16, 160, 192), (32, 21, 160, 192), (49, 49, 80, 96), (46, 46, 80, 96), (100, 100, 40, 48)]
     layers += [(282, 282, 20, 24), (184, 184, 40, 48), (368, 368, 10, 12), (137, 137, 64, 64), (128, 128, 64, 64)]
-    layers += [(92, 92, 80, 96)]
+    layers += [(92, 92, 80, 96), (84, 336, 40, 48)]
     picked = {
-        halo.pick(channels, out_channels, (h, w), limit).name
+        pick(channels, out_channels, (h, w), gpu, kernel, stride).name
         for channels, out_channels, h, w in layers
-        for limit in LIMITS.values()
+        for gpu in LIMITS
+        for kernel, stride in ((3, 1), (3, 2), (1, 1))
     }
     assert picked == {config.name for config in CONFIGS}
 
@@ -40,7 +42,7 @@ def test_every_configuration_is_a_default_of_a_layer_of_the_paper():
 def test_padding_is_small_on_the_papers_sizes():
     """Products, with images padded to tiles and channels to chunks and columns, over what is needed."""
     for channels, size in ((16, (160, 192)), (46, (80, 96)), (184, (20, 24)), (282, (20, 24)), (137, (64, 64))):
-        config = halo.pick(channels, channels, size, LIMITS["sm_80"])
+        config = pick(channels, channels, size)
         tiles = -(-size[0] // config.tile_h) * -(-size[1] // config.tile_w)
         products = tiles * config.tile_h * config.tile_w * config.padded_products(channels, channels)
         assert products <= 1.11 * size[0] * size[1] * channels * channels
@@ -66,11 +68,15 @@ def on_emulator(library, gradients, monkeypatch):
 
 
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize(("lengths", "padding"), [([2, 1, 3], 1), ([1, 1], 0), ([2], 2), ([17], 1)], ids=str)
-def test_layer_and_gradients(on_emulator, fmt, lengths, padding):
-    case = Case(9, 21, (7, 8), lengths, torch.float16)
+@pytest.mark.parametrize(
+    ("lengths", "kernel", "stride", "padding"),
+    [([2, 1, 3], 3, 1, 1), ([1, 1], 3, 1, 0), ([2], 3, 1, 2), ([2, 1], 3, 2, 1), ([1, 1], 3, 2, 0), ([2, 1], 1, 1, 0), ([17], 3, 1, 1)],
+    ids=str,
+)
+def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding):
+    case = Case(9, 21, (7, 8), lengths, torch.float16, kernel=kernel)
     u, weight = case.u.contiguous(memory_format=fmt), case.weight.contiguous(memory_format=fmt)
-    conv = Conv((1, 1), (padding, padding), (1, 1), fmt)
+    conv = Conv((stride, stride), (padding, padding), (1, 1), fmt)
     sets = ik.Sets.from_lengths(lengths)
     index = ik.sets.SetIndex(sets.live_offsets, sets.live_ids)
     assert halo.can_fuse(conv, u, weight) is None
@@ -80,7 +86,7 @@ def test_layer_and_gradients(on_emulator, fmt, lengths, padding):
 
     def results(layer, dtype):
         tensors = [x.to(dtype) for x in (u, weight, case.bias)]
-        return with_gradients(lambda *x: layer(*x, lengths, padding=padding), tensors, g.to(dtype))
+        return with_gradients(lambda *x: layer(*x, lengths, padding=padding, stride=stride), tensors, g.to(dtype))
 
     exact = results(reference.interconv2d, torch.float64)
     torchs = results(reference.concat_interconv2d, torch.float16)
@@ -103,15 +109,16 @@ def test_a_chosen_configuration_is_used(on_emulator, monkeypatch):
             halo.forward(conv, case.u, case.weight, None, index, 1, None, {"layer": name})
             assert CONFIGS[used[-1]].name == name
     halo.forward(conv, case.u, case.weight, None, index, 1, None, {"layer": "no such configuration"})
-    assert used[-1] == pick(46, 46, (5, 6))
+    assert used[-1] == pick(46, 46, (5, 6)).row
 
 
 @pytest.mark.parametrize(
     ("dtype", "kernel", "settings", "reason"),
     [
         (torch.float32, 3, {}, "bfloat16 and float16, not for torch.float32"),
-        (torch.float16, 1, {}, r"3x3 kernels .* not for kernel \(1, 1\)"),
-        (torch.float16, 3, {"stride": (2, 2)}, r"stride \(2, 2\)"),
+        (torch.float16, 1, {}, r"not for kernel \(1, 1\), stride \(1, 1\), padding \(1, 1\)"),
+        (torch.float16, 1, {"stride": (2, 2), "padding": (0, 0)}, r"stride \(2, 2\)"),
+        (torch.float16, 3, {"stride": (2, 1)}, r"stride \(2, 1\)"),
         (torch.float16, 3, {"padding": (3, 1)}, r"padding \(3, 1\)"),
         (torch.float16, 3, {"dilation": (2, 2)}, r"dilation \(2, 2\)"),
     ],

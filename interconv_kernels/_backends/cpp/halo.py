@@ -1,9 +1,9 @@
-"""The fused layer of backend "cpp" on NVIDIA GPUs: 3x3 kernels of stride 1 in one launch (csrc/halo).
+"""The fused layer of backend "cpp" on NVIDIA GPUs: 3x3 and 1x1 kernels in one launch (csrc/halo).
 
-grad_u is the layer itself on g with flipped, transposed weights: the sum over a set of dgrad(.; Ws) / K is dgrad of the
-*mean* of g. The kernels are channels_last; NCHW input is converted, and the result converted back. Which of the
-configurations in csrc/halo/configs.h can compute a layer, and which is the default, is decided here. Contract:
-`TunableLayer` in ../contract.py.
+grad_u is, for stride 1, the layer itself on g with flipped, transposed weights: the sum over a set of dgrad(.; Ws) / K
+is dgrad of the *mean* of g. The kernels are channels_last; NCHW input is converted, and the result converted back.
+Which of the configurations in csrc/halo/configs.h can compute a layer, and which is the default, is decided here.
+Contract: `TunableLayer` in ../contract.py.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Config(NamedTuple):
     """A row of csrc/halo/configs.h."""
 
     row: int
+    kernel: int
+    stride: int
     channels: int  # that a program keeps in shared memory at a time
     columns: int  # output channels of a program
     tile_h: int
@@ -48,15 +50,23 @@ class Config(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"halo-{self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
+        layer = f"{self.kernel}x{self.kernel}" + ("-stride2" if self.stride == 2 else "")
+        return f"halo-{layer}-{self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
 
     def padded_products(self, channels: int, out_channels: int) -> int:
         """C Co with both padded, for one pixel and tap."""
         depth = _padded(channels, 16 if self.weights == "streamed" else self.channels)
         return depth * _padded(out_channels, self.columns)
 
-    def fits(self, channels: int, shared_limit: int) -> bool:
-        return self.shared <= shared_limit and (self.weights == "streamed" or channels <= self.channels)
+    def padded_pixels(self, size: tuple[int, int]) -> int:
+        """H' W' padded to tiles; for 1x1 kernels an image is a line of pixels."""
+        if self.kernel == 1:
+            return _padded(size[0] * size[1], self.tile_h * self.tile_w)
+        return _padded(size[0], self.tile_h) * _padded(size[1], self.tile_w)
+
+    def fits(self, kernel: int, stride: int, channels: int, shared_limit: int) -> bool:
+        layer = (self.kernel, self.stride) == (kernel, stride)
+        return layer and self.shared <= shared_limit and (self.weights == "streamed" or channels <= self.channels)
 
 
 def _padded(n: int, multiple: int) -> int:
@@ -70,35 +80,37 @@ def configs() -> tuple[Config, ...]:
 
 
 @functools.cache
-def candidates_for(channels: int, out_channels: int, shared_limit: int) -> tuple[Config, ...]:
-    """The configurations for a layer of so many channels, on a GPU whose blocks have so much shared memory.
+def candidates_for(kernel: int, stride: int, channels: int, out_channels: int, shared_limit: int) -> tuple[Config, ...]:
+    """The configurations for a kind of layer, on a GPU whose blocks have so much shared memory.
 
     Those are left out that pad the channels to more than MAX_PADDED times the products of another one.
     """
-    fitting = [config for config in configs() if config.fits(channels, shared_limit)]
+    fitting = [config for config in configs() if config.fits(kernel, stride, channels, shared_limit)]
     fewest = min((config.padded_products(channels, out_channels) for config in fitting), default=0)
     return tuple(c for c in fitting if c.padded_products(channels, out_channels) <= MAX_PADDED * fewest)
 
 
-def pick(channels: int, out_channels: int, size: tuple[int, int], shared_limit: int) -> Config:
-    """The configuration with the fewest products, images padded to tiles; then with the fewest column tiles."""
+def pick(candidates: tuple[Config, ...], channels: int, out_channels: int, size: tuple[int, int]) -> Config:
+    """The configuration with the fewest products for results of this size, then with the fewest column tiles."""
 
     def cost(config: Config) -> tuple[int, int]:
-        pixels = _padded(size[0], config.tile_h) * _padded(size[1], config.tile_w)
-        return pixels * config.padded_products(channels, out_channels), -(-out_channels // config.columns)
+        products = config.padded_pixels(size) * config.padded_products(channels, out_channels)
+        return products, -(-out_channels // config.columns)
 
-    return min(candidates_for(channels, out_channels, shared_limit), key=cost)
+    return min(candidates, key=cost)
 
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why these kernels cannot compute this layer, or None."""
     if u.dtype not in DTYPES:
         return f"the fused layer of backend 'cpp' on GPUs is for bfloat16 and float16, not for {u.dtype}"
-    if weight.shape[2:] != (3, 3) or conv.stride != (1, 1) or conv.dilation != (1, 1) or max(conv.padding) > 2:
-        settings = f"kernel {tuple(weight.shape[2:])}, stride {conv.stride}, padding {conv.padding}"
+    kernel, stride = weight.shape[2:], conv.stride
+    is_3x3 = kernel == (3, 3) and stride in ((1, 1), (2, 2)) and conv.dilation == (1, 1) and max(conv.padding) <= 2
+    if not (is_3x3 or conv.is_pointwise(weight)):
+        settings = f"kernel {tuple(kernel)}, stride {stride}, padding {conv.padding}, dilation {conv.dilation}"
         return (
-            "the fused layer of backend 'cpp' on GPUs is for 3x3 kernels with padding 0 to 2, stride and dilation 1,"
-            f" not for {settings}, dilation {conv.dilation}"
+            "the fused layer of backend 'cpp' on GPUs is for 3x3 kernels with stride 1 or 2 and padding 0 to 2, and for"
+            f" 1x1 kernels with stride 1 and padding 0, not for {settings}"
         )
     return _unsuitable_gpu(u.device)
 
@@ -126,8 +138,11 @@ def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> d
     """The configurations to choose from: of the layer, or backward of grad_u."""
     channels, out_channels = u.shape[1], weight.shape[0]
     if direction == "backward":
+        if conv.stride != (1, 1):
+            return {}
         channels, out_channels = out_channels, channels
-    return {"layer": [config.name for config in candidates_for(channels, out_channels, _shared_limit(u.device))]}
+    found = candidates_for(weight.shape[2], conv.stride[0], channels, out_channels, _shared_limit(u.device))
+    return {"layer": [config.name for config in found]}
 
 
 def forward(
@@ -140,7 +155,8 @@ def forward(
     slope: Tensor | None,
     tiles: Mapping[str, str] = DEFAULT,
 ) -> Tensor:
-    return _layer(conv, u, weight, bias, slope, sets, conv.padding, False, tiles)
+    size = conv.output_size(u.shape[2:], weight.shape[2:])
+    return _layer(conv, u, weight, bias, slope, sets, conv.padding, False, weight.shape[0], size, tiles)
 
 
 def backward(
@@ -154,9 +170,12 @@ def backward(
     tiles: Mapping[str, str] = DEFAULT,
 ) -> Gradients:
     grad_u = grad_weight = grad_bias = None
-    if need[0]:
-        padding = (2 - conv.padding[0], 2 - conv.padding[1])
-        grad_u = _layer(conv, g, weight, None, None, sets, padding, True, tiles)
+    if need[0] and conv.stride == (1, 1):
+        k = weight.shape[2]
+        padding, size = (k - 1 - conv.padding[0], k - 1 - conv.padding[1]), (u.shape[2], u.shape[3])
+        grad_u = _layer(conv, g, weight, None, None, sets, padding, True, u.shape[1], size, tiles)
+    elif need[0]:
+        grad_u = _grad_input(conv, g, u, weight, sets)
     if need[1] or need[2]:
         grad_weight, grad_bias = _weight_gradients(conv, g, u, weight, sets, need[1], need[2])
     return grad_u, grad_weight, grad_bias
@@ -171,20 +190,28 @@ def _layer(
     sets: SetIndex,
     padding: tuple[int, int],
     transposed: bool,
+    out_channels: int,
+    size: tuple[int, int],
     tiles: Mapping[str, str],
 ) -> Tensor:
-    out_channels = weight.shape[1] // 2 if transposed else weight.shape[0]
-    size = (u.shape[2] + 2 * padding[0] - 2, u.shape[3] + 2 * padding[1] - 2)
     y = torch.empty(
         (u.shape[0], out_channels, *size), dtype=u.dtype, device=u.device, memory_format=torch.channels_last
     )
     u = u.contiguous(memory_format=torch.channels_last)
-    candidates = candidates_for(u.shape[1], out_channels, _shared_limit(u.device))
-    chosen = next((config for config in candidates if config.name == tiles.get("layer")), None)
+    fitting = candidates_for(weight.shape[2], conv.stride[0], u.shape[1], out_channels, _shared_limit(u.device))
+    chosen = next((config for config in fitting if config.name == tiles.get("layer")), None)
     if chosen is None:
-        chosen = pick(u.shape[1], out_channels, size, _shared_limit(u.device))
+        chosen = pick(fitting, u.shape[1], out_channels, size)
     _ops.halo_layer(u, weight, bias, slope, sets.offsets, chosen.row, *padding, transposed, sets.all_single, y)
     return y.contiguous(memory_format=conv.fmt)
+
+
+def _grad_input(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex) -> Tensor:
+    """grad_u_i = dgrad(g_i; Wu) + dgrad(G; Ws) / K, by the vendor's convolution."""
+    w_own, w_set = weight.split(u.shape[1], dim=1)
+    grad_u = conv.grad_input(g, u, w_own)
+    t = conv.grad_input(set_ops.set_reduce(g, sets, mean=False), u[: sets.num_sets], w_set)
+    return set_ops.set_add(grad_u, t, sets, mean=True, out=grad_u)
 
 
 def _weight_gradients(
