@@ -63,14 +63,12 @@ struct Tile {
             block.template copy<2 * V>(at + 2 * j, there ? from + j : x.data, there);
           }
         } else {  // there are no asynchronous copies of 2 bytes
-          uint16_t values[8];
+          uint32_t two[4] = {0, 0, 0, 0};
           IK_UNROLL for (int j = 0; j < 8; ++j) {
-            const bool there = inside && c + j < x.channels;
-            values[j] = there ? block.template read<uint16_t>(from + j) : uint16_t(0);
+            if (inside && c + j < x.channels)
+              two[j / 2] |= uint32_t(block.template read<uint16_t>(from + j)) << j % 2 * 16;
           }
-          uint4 bits;
-          memcpy(&bits, values, sizeof(bits));
-          block.put(at, bits);
+          block.put(at, uint4{two[0], two[1], two[2], two[3]});
         }
       });
     });

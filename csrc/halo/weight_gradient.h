@@ -25,7 +25,8 @@ struct WeightGradientArguments {
   Images<T> u, g;     // [N,H,W,C], [N,out_h,out_w,Co]
   float* partials;    // [programs][kPartial]
   T *means, *totals;  // the sets' means of u and sums of g, or null
-  // With `means`: the sets. Without: null, or the sets that u and g are the means and totals of: empty ones are skipped.
+  // With `means`: the sets. Without: null, or the sets that u and g are the means and totals of: empty ones are
+  // skipped.
   const int32_t *offsets, *set_ids;
   int samples, pad_h, pad_w;
   bool bias;  // whether g's sum over samples and pixels follows the sums
@@ -42,7 +43,7 @@ struct WeightGradient {
   static constexpr int kPartial = (kSums + X.columns + 31) / 32 * 32;
   static constexpr int kBiasSums = X.split * kSums * 4;  // at the end: where the warps' sums of g are
   static constexpr int kAtEnd = kBiasSums + kWarps * 512;
-  static constexpr int kShared = X.stages * kStage > kAtEnd ? X.stages * kStage : kAtEnd;
+  static constexpr int kShared = X.stages * kStage > kAtEnd ? X.stages* kStage : kAtEnd;
   static constexpr int kSharing = kWarps / TileG::kPlanes;  // warps that sum the same plane of g
   static_assert(X.channels % 16 == 0 && X.columns % 16 == 0 && kSharing >= 1 && X.stages >= 2);
 
@@ -134,8 +135,7 @@ struct WeightGradient {
       IK_UNROLL for (int half = 0; half < 2; ++half) {
         block.pairs(sum, half, [&](int row, int column, float& x, float& next) {
           T values[2];
-          const auto bits =
-              block.template get<uint32_t>(g + TileG::offset(plane, pixel + half * 8 + row) + column * 2);
+          const auto bits = block.template get<uint32_t>(g + TileG::offset(plane, pixel + half * 8 + row) + column * 2);
           memcpy(values, &bits, sizeof(bits));
           x += to_float(values[0]), next += to_float(values[1]);
         });
@@ -155,7 +155,7 @@ struct WeightGradient {
       block.for_each(0, kWarps, part < vectors - begin ? part : vectors - begin, [&](int v) {
         const T* from = images + (begin + v) * V;
         float sum[V] = {};
-        IK_UNROLL_BY(4) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
+        IK_UNROLL_BY(3) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
         T bits[V];
         IK_UNROLL for (int j = 0; j < V; ++j) bits[j] = {uint16_t(pack<T>(sum[j] * scale, 0))};
         typename Vector<V>::type values;
@@ -248,7 +248,8 @@ struct AddPartials {
 
   IK_DEVICE void write(Block& block, int pair, int index, bool set_half, float sum) const {
     const T value{uint16_t(pack<T>(sum, 0))};
-    const int sums = 9 * tile_channels * tile_columns, fragment = index / 128, first = pair / channel_tiles() * tile_columns;
+    const int sums = 9 * tile_channels * tile_columns, fragment = index / 128,
+              first = pair / channel_tiles() * tile_columns;
     if (index >= sums) {
       const int co = first + index - sums;
       if (bias && !set_half && pair % channel_tiles() == 0 && index - sums < tile_columns && co < out_channels) {
@@ -258,7 +259,8 @@ struct AddPartials {
     }
     const int planes = tile_columns / 8, tap = fragment / planes / (tile_channels / 16);
     const int co = first + fragment % planes * 8 + index % 8;
-    const int c = pair % channel_tiles() * tile_channels + fragment / planes % (tile_channels / 16) * 16 + index / 8 % 16;
+    const int c =
+        pair % channel_tiles() * tile_channels + fragment / planes % (tile_channels / 16) * 16 + index / 8 % 16;
     if (c >= channels || co >= out_channels) return;
     T* to = weight + co * stride_out + c * stride_in + tap / 3 * stride_h + tap % 3 * stride_w;
     if (!set_half) block.write(to, value.bits);

@@ -8,7 +8,7 @@
 namespace interconv::halo {
 namespace {
 
-constexpr int kSteps = 2;            // tiles of a program at least, since adding its sums up takes time too
+constexpr int kSteps = 2;             // tiles of a program at least, since adding its sums up takes time too
 constexpr int64_t kMaxGroups = 4096;  // programs that add up
 
 struct Call {
@@ -100,7 +100,8 @@ void launch_config(int config, const Call& call, std::index_sequence<I...>) {
 void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Tensor> means,
                           const std::optional<Tensor> totals, const Tensor offsets, const Tensor set_ids, int64_t pad_h,
                           int64_t pad_w, bool single, Tensor grad_weight, std::optional<Tensor> grad_bias) {
-  STD_TORCH_CHECK(u.dim() == 4 && g.dim() == 4 && grad_weight.dim() == 4, "expected u, g and grad_weight of 4 dimensions");
+  STD_TORCH_CHECK(u.dim() == 4 && g.dim() == 4 && grad_weight.dim() == 4,
+                  "expected u, g and grad_weight of 4 dimensions");
   const int64_t c = u.size(1), co = g.size(1);
   check_image(u, "u", c, u);
   check_image(g, "g", co, u);
@@ -113,9 +114,9 @@ void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Te
   for (const auto& [sums, like, name] : {std::tuple{&means, &u, "means"}, std::tuple{&totals, &g, "totals"}}) {
     if (!*sums) continue;
     check_image(**sums, name, like->size(1), u);
-    STD_TORCH_CHECK((*sums)->size(0) == sets.num_sets && (*sums)->size(2) == like->size(2) &&
-                        (*sums)->size(3) == like->size(3),
-                    name, ": expected one image for each set");
+    STD_TORCH_CHECK(
+        (*sums)->size(0) == sets.num_sets && (*sums)->size(2) == like->size(2) && (*sums)->size(3) == like->size(3),
+        name, ": expected one image for each set");
   }
   STD_TORCH_CHECK(grad_weight.size(0) == co && grad_weight.size(1) == 2 * c && grad_weight.size(2) == 3 &&
                       grad_weight.size(3) == 3 && grad_weight.scalar_type() == u.scalar_type() &&
@@ -129,8 +130,17 @@ void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Te
   }
 
   const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());
-  const Call call{u, g, means ? &*means : nullptr, totals ? &*totals : nullptr, offsets, set_ids, grad_weight,
-                  grad_bias ? &*grad_bias : nullptr, int(pad_h), int(pad_w), single};
+  const Call call{u,
+                  g,
+                  means ? &*means : nullptr,
+                  totals ? &*totals : nullptr,
+                  offsets,
+                  set_ids,
+                  grad_weight,
+                  grad_bias ? &*grad_bias : nullptr,
+                  int(pad_h),
+                  int(pad_w),
+                  single};
   const int config = pick_weight_gradient(c, co);
   constexpr auto every = std::make_index_sequence<kNumWeightGradientConfigs>();
   if (u.scalar_type() == ScalarType::BFloat16) {

@@ -42,8 +42,16 @@ void launch(Call& call, int index, const Kernel& kernel, int programs, const std
       kernel.run(block);
     });
     const Counts& c = machine.counts;
-    const int64_t counts[] = {c.copied, c.read, c.written, c.sectors, c.wavefronts, c.products, c.barriers,
-                              machine.bytes_copied_from(0), machine.bytes_copied_from(1), 1};
+    const int64_t counts[] = {c.copied,
+                              c.read,
+                              c.written,
+                              c.sectors,
+                              c.wavefronts,
+                              c.products,
+                              c.barriers,
+                              machine.bytes_copied_from(0),
+                              machine.bytes_copied_from(1),
+                              1};
     for (int i = 0; i < kCounts; ++i) call.counts[index][i] += counts[i];
     call.was_left_out |= machine.was_left_out();
     for (const auto& error : machine.errors) {
@@ -69,9 +77,17 @@ void run(Call& call) {
     auto* const means = makes_sums ? static_cast<T*>(call.means) : nullptr;
     auto* const totals = makes_sums ? static_cast<T*>(call.totals) : nullptr;
     const int n = set_half ? call.num_sets : call.samples;
-    Kernel kernel{{{u, h, w, call.channels}, {g, out_h, out_w, call.out_channels}, nullptr, means, totals,
-                   makes_sums || set_half ? call.offsets : nullptr, makes_sums ? call.set_ids : nullptr, n,
-                   call.pad_h, call.pad_w, !set_half && call.bias}};
+    Kernel kernel{{{u, h, w, call.channels},
+                   {g, out_h, out_w, call.out_channels},
+                   nullptr,
+                   means,
+                   totals,
+                   makes_sums || set_half ? call.offsets : nullptr,
+                   makes_sums ? call.set_ids : nullptr,
+                   n,
+                   call.pad_h,
+                   call.pad_w,
+                   !set_half && call.bias}};
     const int programs = call.slices * kernel.pairs();
     partials[set_half].assign(int64_t(programs) * Kernel::kPartial, std::nanf(""));
     kernel.a.partials = partials[set_half].data();
@@ -91,10 +107,21 @@ void run(Call& call) {
   if (!call.single) products(true);
 
   const float* from_set = call.single ? nullptr : partials[1].data();
-  AddPartials<T> add{partials[0].data(), from_set,     static_cast<T*>(call.weight), static_cast<T*>(call.bias),
-                     call.strides[0],    call.strides[1], call.strides[2],           call.strides[3],
-                     call.channels,      call.out_channels, X.channels,              X.columns,
-                     Kernel::kPartial,   call.slices,  call.slices};
+  AddPartials<T> add{partials[0].data(),
+                     from_set,
+                     static_cast<T*>(call.weight),
+                     static_cast<T*>(call.bias),
+                     call.strides[0],
+                     call.strides[1],
+                     call.strides[2],
+                     call.strides[3],
+                     call.channels,
+                     call.out_channels,
+                     X.channels,
+                     X.columns,
+                     Kernel::kPartial,
+                     call.slices,
+                     call.slices};
   launch(call, 2, add, 2,
          {{partials[0].data(), int64_t(partials[0].size()) * 4, false},
           {from_set, int64_t(partials[1].size()) * 4, false},

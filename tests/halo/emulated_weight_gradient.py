@@ -16,12 +16,14 @@ COUNTS = ("copied", "read", "written", "sectors", "wavefronts", "products", "bar
 
 class _Call(ctypes.Structure):
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in "u g offsets set_ids means totals weight bias".split()]
+        [(name, ctypes.c_void_p) for name in ["u", "g", "offsets", "set_ids", "means", "totals", "weight", "bias"]]
         + [("strides", ctypes.c_int64 * 4)]
         + [
             (name, ctypes.c_int32)
-            for name in "num_sets samples h w out_h out_w pad_h pad_w channels out_channels single on_chip slices order"
-            " left_out left_out_launch".split()
+            for name in (
+                *("num_sets", "samples", "h", "w", "out_h", "out_w", "pad_h", "pad_w", "channels", "out_channels"),
+                *("single", "on_chip", "slices", "order", "left_out", "left_out_launch"),
+            )
         ]
         + [(name, ctypes.c_int64) for name in ("seed", "left_out_index", "forgotten")]
         + [("counts", ctypes.c_int64 * (len(COUNTS) + 1) * len(LAUNCHES))]
@@ -44,14 +46,12 @@ class Options(NamedTuple):
     """How the launches run.
 
     Attributes:
-        on_chip: the first launch computes the sets' means of u and sums of g; without, they are given to the second.
         slices: programs that share the pixels, for each pair of a tile of u's channels and one of g's.
         order, seed: when warps are switched.
         leave_out: a launch, an operation, and which of its calls does nothing.
         forgotten: a program of the first launch whose partial sums are lost.
     """
 
-    on_chip: bool = True
     slices: int = 2
     order: str = "in turn"
     seed: int = 0
@@ -59,9 +59,7 @@ class Options(NamedTuple):
     forgotten: int = -1
 
 
-class Result(NamedTuple):
-    weight: Tensor
-    bias: Tensor
+class Report(NamedTuple):
     counts: dict[str, dict[str, int]]  # of each launch
     errors: list[str]
     was_left_out: bool
@@ -78,53 +76,50 @@ def table(library: ctypes.CDLL) -> list[Config]:
     return rows
 
 
-def run(
+def launch(
     library: ctypes.CDLL,
     options: Options,
     u: Tensor,
     g: Tensor,
-    weight: Tensor,
-    lengths: list[int],
-    config: int,
-    padding: tuple[int, int],
-) -> Result:
-    """u [N,C,H,W] and g [N,Co,H',W'], channels_last -> the gradients, as dense as `weight` [Co,2C,3,3]."""
-    sizes = torch.tensor(lengths, dtype=torch.int64)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]).to(torch.int32)
-    set_ids = torch.arange(len(lengths)).repeat_interleave(sizes).to(torch.int32)
-    (means, _), (totals, _) = zones = [guarded((len(lengths), *x.shape[1:]), x.dtype) for x in (u, g)]
-    if not options.on_chip:
-        means.copy_(_reduce(u, lengths, mean=True)), totals.copy_(_reduce(g, lengths, mean=False))
-    flat_weight, flat_bias = (guarded((1, n, 1, 1), u.dtype) for n in (weight.numel(), weight.shape[0]))
+    means: Tensor | None,
+    totals: Tensor | None,
+    offsets: Tensor,
+    set_ids: Tensor,
+    pad_h: int,
+    pad_w: int,
+    single: bool,
+    grad_weight: Tensor,
+    grad_bias: Tensor | None,
+    config: int | None = None,
+) -> Report:
+    """The raw op halo_weight_gradient; `config`: a row of the table."""
+    on_chip = means is None
+    zones = [guarded((len(offsets) - 1, *x.shape[1:]), x.dtype) for x in (u, g)] if on_chip else []
+    if on_chip:
+        means, totals = (x for x, _ in zones)
+    if config is None:
+        config = library.pick_weight_gradient(u.shape[1], g.shape[1])
     pointers = {"u": u, "g": g, "offsets": offsets, "set_ids": set_ids, "means": means, "totals": totals}
-    pointers |= {"weight": flat_weight[0], "bias": flat_bias[0]}
-    numbers = {"num_sets": len(lengths), "samples": u.shape[0], "channels": u.shape[1], "h": u.shape[2]}
+    pointers |= {"weight": grad_weight, "bias": grad_bias}
+    numbers = {"num_sets": len(offsets) - 1, "samples": u.shape[0], "channels": u.shape[1], "h": u.shape[2]}
     numbers |= {"w": u.shape[3], "out_channels": g.shape[1], "out_h": g.shape[2], "out_w": g.shape[3]}
-    numbers |= {"pad_h": padding[0], "pad_w": padding[1], "single": set(lengths) == {1}, "on_chip": options.on_chip}
-    numbers |= {"slices": options.slices, "order": ORDERS.index(options.order), "seed": options.seed}
-    numbers |= {"left_out_launch": LAUNCHES.index(options.leave_out[0]), "left_out": OPS.index(options.leave_out[1])}
+    numbers |= {"pad_h": pad_h, "pad_w": pad_w, "single": single, "on_chip": on_chip, "slices": options.slices}
+    numbers |= {"order": ORDERS.index(options.order), "seed": options.seed, "forgotten": options.forgotten}
+    launch, op, index = options.leave_out
     call = _Call(
-        **{name: x.data_ptr() for name, x in pointers.items()},
+        **{name: None if x is None else x.data_ptr() for name, x in pointers.items()},
         **numbers,
-        strides=(ctypes.c_int64 * 4)(*weight.stride()),
-        left_out_index=options.leave_out[2],
-        forgotten=options.forgotten,
+        left_out_launch=LAUNCHES.index(launch),
+        left_out=OPS.index(op),
+        left_out_index=index,
+        strides=(ctypes.c_int64 * 4)(*grad_weight.stride()),
     )
     library.halo_weight_gradient(config, u.dtype == torch.float16, ctypes.byref(call))
-    for _, memory in [*zones, flat_weight, flat_bias]:
+    for _, memory in zones:
         assert memory[:GUARD].isnan().all()
         assert memory[-GUARD:].isnan().all()
     counts = {
         launch: dict(zip((*COUNTS, "programs"), row, strict=True))
         for launch, row in zip(LAUNCHES, call.counts, strict=True)
     }
-    grad_weight = torch.as_strided(flat_weight[0], weight.shape, weight.stride())
-    return Result(
-        grad_weight, flat_bias[0].flatten(), counts, call.errors.decode().splitlines(), bool(call.was_left_out)
-    )
-
-
-def _reduce(x: Tensor, lengths: list[int], mean: bool) -> Tensor:
-    """[N,C,H,W] -> [B,C,H,W], in float32; NaN for empty sets, which no kernel may read."""
-    parts = x.float().split(lengths)
-    return torch.stack([part.sum(0) / (len(part) if mean else min(len(part), 1)) for part in parts]).to(x.dtype)
+    return Report(counts, call.errors.decode().splitlines(), bool(call.was_left_out))

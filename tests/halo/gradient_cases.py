@@ -1,13 +1,31 @@
 """Layers whose weight gradient the kernels of csrc/halo compute on the emulator, and what they should compute."""
 
+from typing import NamedTuple
+
 import torch
-from emulated_weight_gradient import Options, Result, run
+from emulated import GUARD, guarded
+from emulated_weight_gradient import Options, launch
 from halo_cases import DTYPES, RAGGED, TIMES_TORCH  # it may skip
 from torch import Tensor
 
 from interconv_kernels import reference
 
 __all__ = ["DTYPES", "RAGGED", "GradientCase"]
+
+
+class Result(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+    counts: dict[str, dict[str, int]]  # of each launch
+    errors: list[str]
+    was_left_out: bool
+
+
+def _reduce(x: Tensor, lengths: list[int], mean: bool) -> Tensor:
+    """The sets' means or sums, in float32; NaN for empty sets, which no kernel may read."""
+    parts = x.float().split(lengths)
+    sums = [part.sum(0) / (len(part) if mean else min(len(part), 1)) for part in parts]
+    return torch.stack(sums).to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
 class GradientCase:
@@ -35,11 +53,21 @@ class GradientCase:
         shape = (out_channels, 2 * channels, 3, 3)
         self.weight = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
 
-    def run(self, library, config=None, **options) -> Result:
-        channels, out_channels = self.u.shape[1], self.g.shape[1]
-        if config is None:
-            config = library.pick_weight_gradient(channels, out_channels)
-        return run(library, Options(**options), self.u, self.g, self.weight, self.lengths, config, self.padding)
+    def run(self, library, config=None, on_chip=True, **options) -> Result:
+        """`on_chip`: the kernels compute the sets' means of u and sums of g; without, they are given."""
+        offsets = torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32)
+        set_ids = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths)).to(torch.int32)
+        sums = (None, None) if on_chip else (_reduce(self.u, self.lengths, True), _reduce(self.g, self.lengths, False))
+        (weight, weight_memory), (bias, bias_memory) = (
+            guarded((1, n, 1, 1), self.u.dtype) for n in (self.weight.numel(), len(self.weight))
+        )
+        weight, bias = torch.as_strided(weight, self.weight.shape, self.weight.stride()), bias.flatten()
+        index = (offsets, set_ids, *self.padding, set(self.lengths) == {1})
+        report = launch(library, Options(**options), self.u, self.g, *sums, *index, weight, bias, config)
+        for memory in (weight_memory, bias_memory):
+            assert memory[:GUARD].isnan().all()
+            assert memory[-GUARD:].isnan().all()
+        return Result(weight, bias, *report)
 
     def in_torch(self, layer, dtype) -> list[Tensor]:
         """The gradients of the halves of the weight and of the bias."""
