@@ -125,7 +125,8 @@ def faults(chip: Chip, row: Row | None, code: Code) -> list[str]:
 
 def table(rows: list[Row], compiled: dict[str, dict[tuple[str, int], Code]]) -> str:
     """Registers a thread, and programs that a multiprocessor holds at once with the share of its warps."""
-    lines = ["| tiles | shared memory, KB | " + " | ".join(MACHINE_CODE) + " |", "|---|---:|" + "---|" * len(MACHINE_CODE)]
+    lines = ["| tiles | shared memory, KB | " + " | ".join(MACHINE_CODE) + " |"]
+    lines.append("|---|---:|" + "---|" * len(MACHINE_CODE))
     for i, row in enumerate(rows):
         cells = [row.name, f"{row.shared / 1024:.0f}"]
         for gpu, arch in MACHINE_CODE.items():

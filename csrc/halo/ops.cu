@@ -1,37 +1,12 @@
 // The raw op halo_layer: the launches of the layer's kernels.
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <utility>
 
-#include "../cuda.h"
-#include "../tensors.h"
 #include "kernels.h"
+#include "launch.h"
 
 namespace interconv::halo {
 namespace {
-
-constexpr int kMaxDevices = 64;
-
-// How many programs of a kernel the current device runs at once.
-template <class T, int I>
-int resident_programs() {
-  static std::array<std::atomic<int>, kMaxDevices> known;
-  int device = 0, processors = 0, each = 0;
-  check_cuda(cudaGetDevice(&device));
-  STD_TORCH_CHECK(device < kMaxDevices, "device ", device, ": expected fewer than ", kMaxDevices, " devices");
-  if (const int programs = known[device]) return programs;
-  constexpr Config X = kConfigs[I].config;
-  const auto kernel = halo_layer_kernel<T, I>;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, X.shared()));
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, X.warps() * 32, X.shared()));
-  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  STD_TORCH_CHECK(each > 0, "the GPU cannot run configuration ", I, ", which takes ", X.shared(),
-                  " bytes of shared memory");
-  return known[device] = each * processors;
-}
-
-int ceil_div(int64_t x, int64_t y) { return int((x + y - 1) / y); }
 
 struct Call {
   const Tensor &u, &weight, &offsets, &out;
@@ -64,7 +39,8 @@ void launch(const Call& call) {
   const int64_t num_sets = call.offsets.size(0) - 1, column_tiles = pack.column_tiles();
   const int64_t tiles = num_sets * (X.kernel == 1 ? ceil_div(int64_t(h) * w, X.tile_h() * X.tile_w())
                                                   : ceil_div(out_h, X.tile_h()) * ceil_div(out_w, X.tile_w()));
-  const int64_t slots = std::max<int64_t>(1, resident_programs<T, I>() / column_tiles);
+  const int64_t slots =
+      std::max<int64_t>(1, resident_programs<halo_layer_kernel<T, I>>(X.warps() * 32, X.shared()) / column_tiles);
   const int64_t parts = std::clamp<int64_t>(slots / tiles, 1, std::max<int64_t>(1, n / num_sets / 2));
   STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles, " tiles: expected fewer than 2^31");
   const int programs = int(std::min(slots, tiles * parts) * column_tiles);
@@ -102,17 +78,6 @@ void launch(const Call& call) {
 template <class T, size_t... I>
 void launch_config(int64_t config, const Call& call, std::index_sequence<I...>) {
   ((config == int64_t(I) ? launch<T, int(I)>(call) : void()), ...);
-}
-
-void check_image(const Tensor& x, const char* name, int64_t channels, const Tensor& like) {
-  STD_TORCH_CHECK(
-      x.dim() == 4 && x.size(1) == channels && x.scalar_type() == like.scalar_type() && x.device() == like.device(),
-      name, " has another number of dimensions or channels, dtype or device than expected");
-  const auto strides = x.strides();
-  const int64_t w = x.size(3), h = x.size(2);
-  const bool dense = (channels == 1 || strides[1] == 1) && (w == 1 || strides[3] == channels) &&
-                     (h == 1 || strides[2] == channels * w) && (x.size(0) == 1 || strides[0] == channels * w * h);
-  STD_TORCH_CHECK(dense, name, ": expected a dense channels_last tensor");
 }
 
 void check_channel_values(const std::optional<Tensor>& x, const char* name, const Tensor& like) {

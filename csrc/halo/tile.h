@@ -1,6 +1,6 @@
 // Tiles of images in shared memory.
 #pragma once
-#include "layer.h"
+#include "arguments.h"
 
 namespace interconv::halo {
 
@@ -16,15 +16,8 @@ struct Images {
         h(int(h)),
         w(int(w)),
         channels(int(channels)),
-        pixel_width(widest(channels)),
-        width(widest(h * w * channels)) {}
-
-  int widest(int64_t values) const {
-    for (int width : {8, 4, 2}) {
-      if (values % width == 0 && reinterpret_cast<uintptr_t>(data) % (width * sizeof(T)) == 0) return width;
-    }
-    return 1;
-  }
+        pixel_width(access_width(this->channels, data)),
+        width(access_width(int(h * w * channels % 8), data)) {}
 };
 
 // V values, added to V sums.

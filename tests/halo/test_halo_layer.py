@@ -70,7 +70,15 @@ def on_emulator(library, gradients, monkeypatch):
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(
     ("lengths", "kernel", "stride", "padding"),
-    [([2, 1, 3], 3, 1, 1), ([1, 1], 3, 1, 0), ([2], 3, 1, 2), ([2, 1], 3, 2, 1), ([1, 1], 3, 2, 0), ([2, 1], 1, 1, 0), ([17], 3, 1, 1)],
+    [
+        ([2, 1, 3], 3, 1, 1),
+        ([1, 1], 3, 1, 0),
+        ([2], 3, 1, 2),
+        ([17], 3, 1, 1),
+        ([2, 1], 3, 2, 1),
+        ([1, 1], 3, 2, 0),
+        ([2, 1], 1, 1, 0),
+    ],
     ids=str,
 )
 def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding):

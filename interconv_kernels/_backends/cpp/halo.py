@@ -217,15 +217,25 @@ def _grad_input(conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex
 def _weight_gradients(
     conv: Conv, g: Tensor, u: Tensor, weight: Tensor, sets: SetIndex, need_weight: bool, need_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b) and grad_b = sum_b G_b, G the sum over a set."""
+    """grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b) and grad_b = sum_b G_b, G the sum over a set.
+
+    csrc/halo/weight_gradient.h computes 3x3 kernels of stride 1, the vendor's convolution the others.
+    """
     if not need_weight:
         return None, sum_pixels(g) if need_bias else None
-    g, u = (x.contiguous(memory_format=torch.channels_last) for x in (g, u))
-    means = totals = None
-    if sets.num_rows > MAX_ON_CHIP * sets.num_sets and not sets.all_single:
-        means, totals = set_ops.set_reduce(u, sets, mean=True), set_ops.set_reduce(g, sets, mean=False)
-    grad_weight = torch.empty_like(weight)
-    grad_bias = weight.new_empty(weight.shape[0]) if need_bias else None
-    index = (sets.offsets, sets.set_ids)
-    _ops.halo_weight_gradient(u, g, means, totals, *index, *conv.padding, sets.all_single, grad_weight, grad_bias)
-    return grad_weight, grad_bias
+    on_chip = weight.shape[2:] == (3, 3) and conv.stride == (1, 1)
+    s = g_sum = None
+    if not sets.all_single and not (on_chip and sets.num_rows <= MAX_ON_CHIP * sets.num_sets):
+        s, g_sum = set_ops.set_reduce(u, sets, mean=True), set_ops.set_reduce(g, sets, mean=False)
+    if on_chip:
+        images = [None if x is None else x.contiguous(memory_format=torch.channels_last) for x in (u, g, s, g_sum)]
+        grad_weight = torch.empty_like(weight)
+        grad_bias = weight.new_empty(weight.shape[0]) if need_bias else None
+        index = (sets.offsets, sets.set_ids, *conv.padding, sets.all_single)
+        _ops.halo_weight_gradient(*images, *index, grad_weight, grad_bias)
+        return grad_weight, grad_bias
+    grad_bias = sum_pixels(g) if need_bias else None
+    w_own, w_set = weight.split(u.shape[1], dim=1)
+    own = conv.grad_weight(g, u, w_own)
+    from_set = own if s is None or g_sum is None else conv.grad_weight(g_sum, s, w_set)
+    return torch.cat([own, from_set], dim=1), grad_bias
