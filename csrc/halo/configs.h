@@ -23,7 +23,6 @@ struct Config {
   int channels;  // a chunk of input channels in shared memory
   int columns;   // output channels of a program
   int mt, rows, cols, split;
-  int stages;  // chunks in shared memory: one is computed, the next ones are copied
   Weights weights;
   Term term;
 
@@ -32,11 +31,11 @@ struct Config {
   constexpr int warps() const { return rows * cols * split; }
   constexpr int nt() const { return columns / split / 8; }
 
-  // --- shared memory: weights, stages (tile, streamed weights), staging of results -----------------------------------
+  // --- shared memory: weights, two stages (a tile, streamed weights; one is computed, the other copied), staging
+  // -----------------------------------
 
-  // Rows of 8 pixels that a warp loads, two at a time, and the pixels of a tile that they come from.
-  constexpr int rows_loaded() const { return (stride * (2 * mt - 1) + kernel + 1) / 2 * 2; }
-  constexpr int halo_h() const { return stride * (tile_h() - 2 * mt) + rows_loaded(); }
+  // The pixels that a tile is computed from. Even and odd columns are apart with stride 2: an even number.
+  constexpr int halo_h() const { return stride * (tile_h() - 1) + kernel; }
   constexpr int halo_w() const { return (stride * (tile_w() - 1) + kernel + stride - 1) / stride * stride; }
   constexpr int planes() const { return channels / 8; }
   // Bytes of a plane. The planes of one pixel, which neighbouring threads fill, start in different banks.
@@ -46,11 +45,12 @@ struct Config {
   }
   constexpr int tile() const { return (planes() * plane() + 127) / 128 * 128; }
   constexpr int weights_bytes() const { return kernel * kernel * channels * columns * 2; }
+  // Bytes of a stage: a chunk of the tile's channels, and of the weights if they are streamed.
   constexpr int stage() const { return tile() + (weights == Weights::kStreamed ? weights_bytes() : 0); }
   constexpr int first_stage() const {
     return weights == Weights::kResident ? 2 * weights_bytes() : weights == Weights::kByTurns ? weights_bytes() : 0;
   }
-  constexpr int staging() const { return first_stage() + stages * stage(); }
+  constexpr int staging() const { return first_stage() + 2 * stage(); }
   constexpr int staging_row() const { return nt() * 16 + 16; }  // of a pixel; 16 bytes more against bank conflicts
   constexpr int shared() const { return staging() + warps() * 8 * staging_row(); }
 
@@ -66,31 +66,30 @@ struct Row {
 // Of equal configurations (in padded work and column tiles) the first is preferred. The paper's images are 160x192 and
 // halves of that down to 10x12, and 128x128: tiles of 16x16 divide the large ones, 10 rows the small ones.
 inline constexpr Row kConfigs[] = {
-    {{3, 1, 16, 16, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters},
+    {{3, 1, 16, 16, 4, 2, 2, 1, Weights::kResident, Term::kRegisters},
      "up to 16 channels: bound by memory, so all that is reused stays on chip; three programs share a multiprocessor"},
-    {{3, 1, 32, 32, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters},
+    {{3, 1, 32, 32, 4, 2, 2, 1, Weights::kResident, Term::kRegisters},
      "up to 32 channels: as for 16; sums and term take 128 registers a thread, two programs share a multiprocessor"},
-    {{3, 1, 48, 48, 4, 2, 2, 1, 2, Weights::kByTurns, Term::kMemory},
+    {{3, 1, 48, 48, 4, 2, 2, 1, Weights::kByTurns, Term::kMemory},
      "up to 48 channels (46): 64 would pad the products by 78 %; sums and term do not fit the registers"},
-    {{3, 1, 64, 64, 4, 2, 2, 1, 2, Weights::kByTurns, Term::kMemory},
+    {{3, 1, 64, 64, 4, 2, 2, 1, Weights::kByTurns, Term::kMemory},
      "up to 64 channels: both halves of the weights and two tiles would take 231 KB, by turns they take 159"},
-    {{3, 1, 16, 128, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory},
+    {{3, 1, 16, 128, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory},
      "many channels: 16x16 pixels and 128 columns for each copy of 16 channels' weights"},
-    {{3, 1, 16, 96, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory},
+    {{3, 1, 16, 96, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory},
      "many channels that 96 divides better (92, 184, 282)"},
-    {{3, 1, 16, 128, 5, 1, 2, 4, 2, Weights::kStreamed, Term::kMemory}, "40x48 pixels, which 10x16 divides, and 10x12"},
-    {{3, 1, 16, 96, 5, 1, 3, 2, 2, Weights::kStreamed, Term::kMemory}, "20x24 pixels, which 10x24 divides"},
-    {{3, 1, 16, 64, 4, 2, 2, 1, 2, Weights::kStreamed, Term::kMemory},
+    {{3, 1, 16, 128, 5, 1, 2, 4, Weights::kStreamed, Term::kMemory}, "40x48 pixels, which 10x16 divides, and 10x12"},
+    {{3, 1, 16, 96, 5, 1, 3, 2, Weights::kStreamed, Term::kMemory}, "20x24 pixels, which 10x24 divides"},
+    {{3, 1, 16, 64, 4, 2, 2, 1, Weights::kStreamed, Term::kMemory},
      "any channels where a block has 99 KB of shared memory (sm_86, sm_120)"},
-    {{3, 1, 16, 48, 4, 2, 2, 1, 2, Weights::kStreamed, Term::kMemory},
+    {{3, 1, 16, 48, 4, 2, 2, 1, Weights::kStreamed, Term::kMemory},
      "channels that 48 divides better (137, 141), or 99 KB"},
-    {{3, 2, 16, 96, 4, 1, 2, 2, 2, Weights::kStreamed, Term::kMemory},
-     "stride 2: 8x16 results of 17x33 pixels, in 99 KB"},
-    {{1, 1, 16, 16, 4, 2, 2, 1, 2, Weights::kResident, Term::kRegisters}, "1x1, up to 16 channels"},
-    {{1, 1, 64, 64, 2, 4, 2, 1, 2, Weights::kResident, Term::kRegisters},
+    {{3, 2, 16, 96, 4, 1, 2, 2, Weights::kStreamed, Term::kMemory}, "stride 2: 8x16 results of 17x33 pixels, in 99 KB"},
+    {{1, 1, 16, 16, 4, 2, 2, 1, Weights::kResident, Term::kRegisters}, "1x1, up to 16 channels"},
+    {{1, 1, 64, 64, 2, 4, 2, 1, Weights::kResident, Term::kRegisters},
      "1x1, up to 64 channels: eight warps, of which each keeps sums and term in 128 registers"},
-    {{1, 1, 32, 128, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels"},
-    {{1, 1, 32, 96, 4, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels that 96 divides better"},
+    {{1, 1, 32, 128, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels"},
+    {{1, 1, 32, 96, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels that 96 divides better"},
 };
 inline constexpr int kNumConfigs = sizeof(kConfigs) / sizeof(Row);
 

@@ -7,8 +7,8 @@
 //
 // Pixels lie in shared memory as planes of 16 bytes: [channels / 8][pixels][8]. So 8 neighbours in a row, at any tap's
 // shift, are 128 bytes: ldmatrix reads them without bank conflicts. With stride 2, the even pixels of a row come before
-// the odd ones, so that the same holds. A product takes two rows of 8 pixels, and a warp that computes 2 MT rows loads
-// each row that it needs once for the taps above each other. Weights likewise: [kernel^2][channels / 8][columns][8].
+// the odd ones, so that the same holds. A product takes two rows of 8 pixels, and with stride 1 a warp that computes 2
+// MT rows loads 2 MT + 2 for the three taps above each other. Weights likewise: [kernel^2][channels / 8][columns][8].
 //
 // For a 1x1 kernel an image is any line of pixels: the caller sets w = out_w to the tile's width.
 #pragma once
@@ -21,12 +21,12 @@ template <class T, Config X>
 struct HaloLayer {
   static constexpr int kWarps = X.warps(), MT = X.mt, NT = X.nt(), K = X.kernel, S = X.stride;
   static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = X.halo_h(), kHaloW = X.halo_w();
-  static constexpr int kRows = X.rows_loaded();
+  static constexpr int kRows = 2 * MT + K - 1;  // of 8 pixels that a warp loads, with stride 1
   static constexpr int kPlanes = X.planes(), kPlane = X.plane(), kTile = X.tile(), kWeights = X.weights_bytes();
   static constexpr int kFirstStage = X.first_stage(), kStage = X.stage(), kStaging = X.staging();
   static constexpr int kRowBytes = X.staging_row();
   static constexpr bool kTermInRegisters = X.term == Term::kRegisters;
-  static_assert(X.channels % 16 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns && X.stages >= 2);
+  static_assert(X.channels % 16 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns);
 
   Arguments<T> a;
 
@@ -157,24 +157,36 @@ struct HaloLayer {
   IK_DEVICE void convolve(Block& block, const Place& place, int tile, int weights, Sums& sums) const {
     IK_NO_UNROLL for (int k = 0; k < kPlanes; k += 2) {
       IK_UNROLL for (int q = 0; q < K; ++q) {
-        Frag<T> x[kRows];  // 8 pixels of a row each
-        IK_UNROLL for (int j = 0; j < kRows; j += 2) {
-          block.load(x[j], x[j + 1], [&](int row, int half) {
+        const auto load_rows = [&](int first, int distance, Frag<T>& top, Frag<T>& bottom) {
+          block.load_pair(top, bottom, [&](int row, int half) {
             const int column = q % S * (kHaloW / S) + place.col + q / S + row % 8;
-            const int pixel = (S * place.row + j + row / 8) * kHaloW + column;
+            const int pixel = (S * place.row + first + row / 8 * distance) * kHaloW + column;
             return tile + (k + half) * kPlane + pixel * 16;
           });
+        };
+        Frag<T> x[kRows];
+        if (S == 1) {
+          IK_UNROLL for (int j = 0; j < kRows; j += 2) load_rows(j, 1, x[j], x[j + 1]);
         }
-        IK_UNROLL for (int r = 0; r < K; ++r) {
+        IK_UNROLL for (int i = 0; i < K; ++i) {
+          const int r = i * 2 % 3;  // 0, 2, 1: the rows that are moved for tap 1 are then needed no more
+          Frag<T> top[MT], bottom[MT];
+          IK_UNROLL for (int m = 0; m < MT; ++m) {
+            if (S == 1) {  // all rows serve the taps above each other
+              top[m] = x[2 * m + r], bottom[m] = x[2 * m + r + 1];
+              if (r % 2 == 1) block.bring_together(top[m], bottom[m]);
+            } else {
+              load_rows(S * 2 * m + r, S, top[m], bottom[m]);
+            }
+          }
           IK_UNROLL for (int n = 0; n < NT; n += 2) {
             Frag<T> w0, w1;
             block.load(w0, w1, [&](int column, int half) {
               return weights + (((r * K + q) * kPlanes + k + half) * X.columns + place.column + n * 8 + column) * 16;
             });
             IK_UNROLL for (int m = 0; m < MT; ++m) {
-              const Frag<T>&top = x[S * 2 * m + r], &bottom = x[S * (2 * m + 1) + r];
-              block.multiply(sums.c[m][n], top, bottom, w0);
-              block.multiply(sums.c[m][n + 1], top, bottom, w1);
+              block.multiply(sums.c[m][n], top[m], bottom[m], w0);
+              block.multiply(sums.c[m][n + 1], top[m], bottom[m], w1);
             }
           }
         }
@@ -247,25 +259,24 @@ struct HaloLayer {
       copy_weights(block, false, column_tile, 0, 0);
       copy_weights(block, true, column_tile, 0, kWeights);
     }
-    Step s = first(block, block.program / column_tiles(), stride), ahead = s;
+    Step s = first(block, block.program / column_tiles(), stride);
     int stage = 0, loaded = -1;  // loaded: which half of the weights, if by turns
+    bool started = false;        // whether the inputs of the first step are on their way
     Sums sums, term;             // term: only if it is kept in registers
-    for (int copied = 1 - X.stages; s.item < items();) {
-      if (copied >= 0) {
-        block.template wait<X.stages - 2>();
+    IK_NO_UNROLL while (s.item < items()) {
+      if (started) {
+        block.template wait<0>();
         block.sync();  // the inputs of this step are there, and every warp has read the stage that is filled next
       }
-      const bool turn = X.weights == Weights::kByTurns && copied >= 0 && loaded != int(s.mean);
+      const bool turn = X.weights == Weights::kByTurns && started && loaded != int(s.mean);
       if (turn) {
         copy_weights(block, s.mean, column_tile, 0, 0);
         block.commit();
         loaded = s.mean;
       }
-      fetch(block, ahead, column_tile, (stage + X.stages - 1) % X.stages);
-      if (ahead.item < items()) ahead = next(block, ahead, stride);
-      if (copied < 0) {  // the first stages are filled before anything is computed
-        ++copied;
-        stage = (stage + 1) % X.stages;
+      fetch(block, started ? next(block, s, stride) : s, column_tile, started ? stage ^ 1 : stage);
+      if (!started) {
+        started = true;
         continue;
       }
       if (turn) {
@@ -295,7 +306,7 @@ struct HaloLayer {
           IK_UNROLL for (int j = 0; j < MT * NT; ++j) block.keep(scratch + j * 128, sums.c[j / NT][j % NT]);
         }
       }
-      stage = (stage + 1) % X.stages;
+      stage ^= 1;
       s = next(block, s, stride);
     }
     block.template wait<0>();

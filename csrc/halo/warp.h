@@ -15,7 +15,8 @@
 //   read<V>, write<V>                the same with global memory; what is read, nothing writes while the kernel runs
 //   keep, recall                     sums to global memory and back
 //   load, load_transposed            two fragments from shared memory
-//   load_pair_transposed             the same for the `top` and `bottom` of a product
+//   load_pair, bring_together        the `top` and `bottom` of a product: from one load; from two
+//   load_pair_transposed             the same as load_pair, of rows that lie across as for load_transposed
 //   multiply(c, top, bottom, b)      c += [top; bottom] b^T
 //   pairs(c, half, f)                f(row, even column, value, next value) for rows 8 half ... 8 half + 7 of c, rows
 //                                    counted from 0, each thread its own

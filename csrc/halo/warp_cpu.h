@@ -138,6 +138,12 @@ struct Block {
     count_rows([&](int i) { return offset(i / 16 * 8 + i % 8, i / 8 % 2); });
   }
   template <class T, class F>
+  void load_pair(Frag<T>& top, Frag<T>& bottom, F offset) {
+    load(top, bottom, offset);
+  }
+  template <class T>
+  void bring_together(Frag<T>&, Frag<T>&) {}  // a matter of registers
+  template <class T, class F>
   void load_transposed(Frag<T>& rows0, Frag<T>& rows8, F offset) {
     machine.begin();
     for (int part = 0; part < 2; ++part) {

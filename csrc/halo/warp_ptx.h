@@ -43,6 +43,7 @@ struct FragC {
 struct Block {
   char* shared;
   int warp, program, num_programs;
+  int zero;  // 0, which the compiler does not know
 
   template <class F>
   IK_DEVICE void for_each(int first, int warps, int n, F f) {
@@ -104,6 +105,23 @@ struct Block {
                  : "=r"(rows0.r[0]), "=r"(rows0.r[1]), "=r"(rows8.r[0]), "=r"(rows8.r[1])
                  : "r"(address(offset(lane / 16 * 8 + lane % 8, lane / 8 % 2))));
   }
+  // The same for the `top` and `bottom` of a product, in the order of its registers, so that none is moved.
+  template <class T, class F>
+  IK_DEVICE void load_pair(Frag<T>& top, Frag<T>& bottom, F offset) {
+    const int lane = threadIdx.x % 32;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(top.r[0]), "=r"(bottom.r[0]), "=r"(top.r[1]), "=r"(bottom.r[1])
+                 : "r"(address(offset(lane % 16, lane / 16))));
+  }
+  // A product takes `top` and `bottom` from four neighbouring registers. If they come from two loads, the compiler
+  // moves them before every product. Here they get new values, which it cannot tell from the old ones: moved once.
+  template <class T>
+  IK_DEVICE void bring_together(Frag<T>& top, Frag<T>& bottom) {
+    asm volatile("xor.b32 %0, %0, %4; xor.b32 %1, %1, %4; xor.b32 %2, %2, %4; xor.b32 %3, %3, %4;"
+                 : "+r"(top.r[0]), "+r"(bottom.r[0]), "+r"(top.r[1]), "+r"(bottom.r[1])
+                 : "r"(zero));
+  }
+
   // The rows lie across: offset(k 0 ... 15, part) is where 8 rows' values of depth k lie, of `rows0` or `rows8`.
   template <class T, class F>
   IK_DEVICE void load_transposed(Frag<T>& rows0, Frag<T>& rows8, F offset) {

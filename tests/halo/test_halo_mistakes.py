@@ -59,7 +59,7 @@ MUTANTS = {
         r"make_mean<V>\(block, s, s\.lo, s\.hi, to\)",
         "make_mean<V>(block, s, s.lo + 1, s.hi, to)",
     ),
-    "next stage is the one in use": (r"\(stage \+ X\.stages - 1\) % X\.stages", "stage"),
+    "next stage is the one in use": (r"stage \^ 1 : stage", "stage : stage"),
     "columns of the image not checked": (r"w0 \+ pixel >= a\.out_w \|\| ", ""),
     "set half of the weights not copied again": (r"loaded = s\.mean;", "loaded = 1;"),
 }
