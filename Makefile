@@ -41,8 +41,9 @@ test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUD
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
-test-machine-code-native: $(READY) ## compile the CUDA kernels of csrc/halo for GPUs that are not present, check code and table (needs nvcc; 3 minutes on 2 cores)
+test-machine-code-native: $(READY) ## compile the CUDA kernels of csrc/halo for GPUs that are not present, check code and tables (needs nvcc; 4 minutes on 2 cores)
 	$(BIN)/python -m benchmarks native-code --check docs/internals/halo.md
+	$(BIN)/python -m benchmarks gradient-code --check docs/internals/weight-gradient.md
 
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)
 	$(BIN)/python -m mkdocs build --strict

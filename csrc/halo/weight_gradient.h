@@ -45,7 +45,7 @@ struct WeightGradient {
   static constexpr int kAtEnd = kBiasSums + kWarps * 512;
   static constexpr int kShared = X.stages * kStage > kAtEnd ? X.stages* kStage : kAtEnd;
   static constexpr int kSharing = kWarps / TileG::kPlanes;  // warps that sum the same plane of g
-  static constexpr int kReads = X.programs > 2 ? 2 : 3;  // of a thread at once, as far as there are registers
+  static constexpr int kReads = X.programs > 2 ? 2 : 3;     // of a thread at once, as far as there are registers
   static_assert(X.channels % 16 == 0 && X.columns % 16 == 0 && kSharing >= 1 && X.stages >= 2);
 
   WeightGradientArguments<T> a;
@@ -101,11 +101,12 @@ struct WeightGradient {
     block.commit();
   }
 
-  // Rows that are all outside of the image are left out.
-  IK_DEVICE void multiply(Block& block, const Place& place, int u, int rows, Sums& sums) const {
+  // The image has so many rows and columns from the tile's first ones on. What is all outside of it is left out.
+  IK_DEVICE void multiply(Block& block, const Place& place, int u, int rows, int columns, Sums& sums) const {
     const int g = u + TileU::kBytes;
     IK_NO_UNROLL for (int part = place.share; part < X.blocks * X.strips; part += X.split) {
       const int h = part / X.strips * X.rows, w = part % X.strips * kDepth;
+      if (w >= columns) continue;
       Frag<T> y[X.rows][NT];
       IK_UNROLL for (int j = 0; j < X.rows + kHalo; ++j) {  // row j of u meets row j - r of g at tap r
         if (h + j >= rows + kHalo) break;
@@ -227,7 +228,7 @@ struct WeightGradient {
       }
       const int stage = (n - begin) % X.stages * kStage;
       if (a.bias && pair % channel_tiles() == 0) sum_pixels(block, stage + TileU::kBytes, sums.bias);
-      if (has_channels) multiply(block, place, stage, a.g.h - first_row(s), sums);
+      if (has_channels) multiply(block, place, stage, a.g.h - first_row(s), a.g.w - first_column(s), sums);
     }
     finish(block, place, pair, sums);
   }

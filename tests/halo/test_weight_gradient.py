@@ -124,6 +124,15 @@ def test_counts(gradients, channels, size, wavefronts, launch):
         assert count["wavefronts"] <= wavefronts
 
 
+@pytest.mark.parametrize(("channels", "size"), [(16, (10, 48)), (64, (5, 16)), (64, (20, 24)), (40, (11, 16))], ids=str)
+def test_little_is_computed_for_what_is_outside(gradients, channels, size):
+    """Channels and columns are padded to 16, and one row more than there are is computed where an image ends."""
+    count = counts(gradients, channels, size)
+    fragments, columns = -(-channels // 16), -(-size[1] // 16) * 16
+    ideal = 9 * (16 * fragments) ** 2 / (16 * 8 * 16) * columns / size[1]
+    assert ideal <= count["products"] <= ideal * (size[0] + 1) / size[0]
+
+
 def test_sums_on_chip_read_each_sample_once(gradients):
     given, made = (counts(gradients, 32, (33, 32), on_chip=on_chip) for on_chip in (False, True))
     assert made["read"] - given["read"] == pytest.approx(2 * (32 + 32), rel=0.02)
