@@ -52,7 +52,8 @@ def test_any_size(gradients, size):
     "lengths", [[1, 1, 1], [300], [0, 0, 2, 0, 1, 0], [1, 17, 1], [3]], ids=lambda lengths: "+".join(map(str, lengths))
 )
 def test_any_sets(gradients, lengths, on_chip):
-    GradientCase(8, 7, (5, 6), lengths).check(gradients, on_chip=on_chip)
+    result = GradientCase(8, 7, (5, 6), lengths).check(gradients, on_chip=on_chip)
+    assert (result.counts["set"]["programs"] == 0) == (set(lengths) == {1})  # s = u: both halves are the same
     if sum(lengths) < 300:
         GradientCase(33, 8, (5, 6), lengths).check(gradients, on_chip=on_chip, slices=3)
 
