@@ -1,8 +1,5 @@
 """The emulator notices missing barriers, waits and commits, and the tests notice wrong kernels."""
 
-import re
-import shutil
-
 import emulated
 import pytest
 import torch
@@ -68,18 +65,8 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_noticed(tmp_path, mutant):
     pattern, replacement = MUTANTS[mutant]
-    source = tmp_path / "halo"
-    shutil.copytree(emulated.ROOT / "csrc" / "halo", source)
-    shutil.copy(emulated.ROOT / "csrc" / "inline.h", tmp_path)
-    body, table = source / "layer.h", source / "configs.h"
-    changed, count = re.subn(pattern, replacement, body.read_text())
-    assert count == 1
-    body.write_text(changed)
     row = 3 if "weights" in mutant else 0  # by turns
-    text = table.read_text()
-    rows = re.search(r"(?<=kConfigs\[\] = \{\n).*?(?=\n\};)", text, re.DOTALL)[0]
-    one = re.findall(r"^    \{\{.*?\}, *\n? *\".*?\"\},?$", rows, re.DOTALL | re.MULTILINE)[row]
-    table.write_text(text.replace(rows, one))
+    source = emulated.mutate(tmp_path, "layer.h", pattern, replacement, "configs.h", row)
     y, report = Case(16, 16, (19, 21), [2, 1]).run(emulated.build(source), CONFIGS[0])
     exact = Case(16, 16, (19, 21), [2, 1]).in_torch(reference.interconv2d, torch.float64)
     assert report.errors or not reference.relative_error(y, exact) <= 0.02

@@ -1,8 +1,5 @@
 """The emulator and the tests notice mistakes in the kernels of the weight gradient."""
 
-import re
-import shutil
-
 import emulated
 import pytest
 from emulated_weight_gradient import build_weight_gradient
@@ -53,26 +50,17 @@ MUTANTS = {
 }
 
 
+def test_the_case_of_the_mutants_is_computed_right(gradients):
+    mutants_case().check(gradients, 0, slices=3)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_noticed(tmp_path, mutant):
-    pattern, replacement = MUTANTS[mutant]
-    source = tmp_path / "halo"
-    shutil.copytree(emulated.ROOT / "csrc" / "halo", source)
-    shutil.copy(emulated.ROOT / "csrc" / "inline.h", tmp_path)
-    body = source / "weight_gradient.h"
-    changed, count = re.subn(pattern, replacement, body.read_text())
-    assert count == 1
-    body.write_text(changed)
-    table = source / "weight_gradient_configs.h"  # its first row alone is compiled faster
-    table.write_text(
-        re.sub(
-            r"(?<=kWeightGradientConfigs\[\] = \{\n)(.*?\n).*?(?=\};)",
-            r"\1",
-            table.read_text(),
-            count=1,
-            flags=re.DOTALL,
-        )
-    )
-    case = GradientCase(16, 16, (13, 35), [0, 3, 1, 1], padding=(0, 1))
+    source = emulated.mutate(tmp_path, "weight_gradient.h", *MUTANTS[mutant], "weight_gradient_configs.h")
+    case = mutants_case()
     result = case.run(build_weight_gradient(source), 0, slices=3)
     assert result.errors or any(not error <= allowed for error, allowed in case.errors(result))
+
+
+def mutants_case() -> GradientCase:
+    return GradientCase(16, 16, (13, 35), [0, 3, 1, 1], padding=(0, 1))
