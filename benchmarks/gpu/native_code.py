@@ -1,8 +1,8 @@
 """Compiles the CUDA kernels of csrc/halo for every GPU and checks their code: `python -m benchmarks native-code`.
 
-The code of a kernel is lean if nothing is spilled to memory, if some GPU has as much shared memory as it takes, and if
-it has one tensor-core instruction for each product of its inner loop, so that no loop is there twice. nvcc is needed, a
-GPU is not. Nothing is timed.
+The code of a kernel is lean if nothing is spilled to memory, if some GPU has as much shared memory as it takes, if it
+has one tensor-core instruction for each product of its inner loop (so no loop is there twice) and few moves between
+registers. nvcc is needed, a GPU is not. Nothing is timed.
 
     python -m benchmarks native-code                 prints the table
     python -m benchmarks native-code --write FILE    replaces the file's section
@@ -33,6 +33,7 @@ SECTION = "machine code of csrc/halo"
 # Each GPU, and the machine code that runs there, as setup.py builds it.
 MACHINE_CODE = {"sm_80": "sm_80", "sm_86": "sm_80", "sm_90": "sm_90", "sm_100": "sm_100", "sm_120": "sm_120"}
 DTYPES = ("Bfloat16", "Float16")
+MAX_MOVES = 0.5  # between registers, for each product
 
 
 class Kernel(NamedTuple):
@@ -59,12 +60,12 @@ def compile_for(chip: Chip) -> list[Kernel]:
         sass = subprocess.run(
             [NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
         ).stdout
-    products = {_key(part): len(re.findall(r"\bHMMA\.", part)) for part in sass.split("Function : ")[1:]}
+    instructions = {_key(part): count(part) for part in sass.split("Function : ")[1:]}
     kernels = []
     for part in re.split(r"Compiling entry function ", log.stderr)[1:]:
         dtype, row = _key(part)
         config = configs()[row]
-        kernels.append(Kernel(chip, config, dtype, parse_ptxas(part, config, products[dtype, row])))
+        kernels.append(Kernel(chip, config, dtype, parse_ptxas(part, config, instructions[dtype, row])))
     return sorted(kernels, key=lambda kernel: (DTYPES.index(kernel.dtype), kernel.config.row))
 
 
@@ -75,14 +76,22 @@ def _key(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def parse_ptxas(text: str, config: Config, products: int) -> Code:
+def count(sass: str) -> dict[str, int]:
+    """Tensor-core instructions, and moves between registers from the first to the last of them."""
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", sass, re.MULTILINE)
+    products = [i for i, name in enumerate(names) if name.startswith("HMMA.")]
+    inner = names[products[0] : products[-1]] if products else []
+    return {"mma": len(products), "moves": sum(name.startswith(("MOV", "IMAD.MOV")) for name in inner)}
+
+
+def parse_ptxas(text: str, config: Config, instructions: dict[str, int]) -> Code:
     """The resources of a kernel, as ptxas prints them."""
     numbers = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
     registers = re.search(r"Used (\d+) registers", text)
     assert numbers is not None
     assert registers is not None
     spills = "" if numbers[1] == numbers[2] == numbers[3] == "0" else numbers[0]
-    return Code(int(registers[1]), spills, config.shared, 0, config.warps, {"mma": products})
+    return Code(int(registers[1]), spills, config.shared, 0, config.warps, instructions)
 
 
 def faults(kernel: Kernel) -> list[str]:
@@ -90,6 +99,8 @@ def faults(kernel: Kernel) -> list[str]:
     found = [f"spills: {kernel.code.spills}"] if kernel.code.spills else []
     if kernel.code.instructions["mma"] != kernel.config.products_in_loop:
         found.append(f"{kernel.code.instructions['mma']} products, expected {kernel.config.products_in_loop}")
+    if kernel.code.instructions["moves"] > MAX_MOVES * kernel.config.products_in_loop:
+        found.append(f"{kernel.code.instructions['moves']} moves between registers in the inner loop")
     if kernel.config.shared > max(CHIPS[name].program_shared for name in MACHINE_CODE):
         found.append(f"{kernel.config.shared} bytes of shared memory: more than any GPU has")
     return found

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kPackThreads) pack_weights(PackWeights<T> pack
 }
 
 template <class T, int I>
-__global__ void __launch_bounds__(kConfigs[I].config.warps() * 32)
+__global__ void __launch_bounds__(kConfigs[I].config.warps() * 32, 1)
     halo_layer_kernel(HaloLayer<T, kConfigs[I].config> layer) {
   extern __shared__ __align__(1024) char shared[];
   const int warp = __shfl_sync(0xffffffff, int(threadIdx.x) / 32, 0);  // so that the compiler knows it is the warp's

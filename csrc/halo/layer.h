@@ -25,6 +25,7 @@ struct HaloLayer {
   static constexpr int kPlanes = X.planes(), kPlane = X.plane(), kTile = X.tile(), kWeights = X.weights_bytes();
   static constexpr int kFirstStage = X.first_stage(), kStage = X.stage(), kStaging = X.staging();
   static constexpr int kRowBytes = X.staging_row();
+  static constexpr bool kChunks = X.weights == Weights::kStreamed;  // else all channels are there at once
   static constexpr bool kTermInRegisters = X.term == Term::kRegisters;
   static_assert(X.channels % 16 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns);
 
@@ -35,9 +36,7 @@ struct HaloLayer {
     bool mean;
   };
 
-  IK_DEVICE int chunks() const {
-    return X.weights == Weights::kStreamed ? (a.channels + X.channels - 1) / X.channels : 1;
-  }
+  IK_DEVICE int chunks() const { return kChunks ? (a.channels + X.channels - 1) / X.channels : 1; }
   IK_DEVICE int column_tiles() const { return (a.out_channels + X.columns - 1) / X.columns; }
   IK_DEVICE int tiles_w() const { return (a.out_w + kTileW - 1) / kTileW; }
   IK_DEVICE int tiles() const { return (a.out_h + kTileH - 1) / kTileH * tiles_w(); }
@@ -56,7 +55,7 @@ struct HaloLayer {
     return {item, 0, 0, 0, 0, 0, 0, 0, false};
   }
   IK_DEVICE Step next(Block& block, Step s, int stride) const {
-    if (++s.chunk < chunks()) return s;
+    if (kChunks && ++s.chunk < chunks()) return s;
     s.chunk = 0;
     if (s.mean) {
       s.mean = false;
@@ -231,14 +230,16 @@ struct HaloLayer {
         }
         block.sync_warp();
         if (h < a.out_h) {
+          const int64_t first_pixel = int64_t(h) * a.out_w + w0;
+          T* row = y + first_pixel * a.out_channels;
           with_width(a.y_width, [&](auto width) {
             constexpr int V = decltype(width)::value;
             block.lanes(8 * NT * 8 / V, [&](int v) {
               const int pixel = v / (NT * 8 / V), column = v % (NT * 8 / V) * V, co = first_column + column;
-              const int64_t at = int64_t(h) * a.out_w + w0 + pixel;
-              if (w0 + pixel >= a.out_w || at >= a.out_pixels || co >= a.out_channels) return;
+              if (w0 + pixel >= a.out_w || co >= a.out_channels) return;
+              if (K == 1 && first_pixel + pixel >= a.out_pixels) return;
               const auto values = block.template get<typename Vector<V>::type>(mine + pixel * kRowBytes + column * 2);
-              block.write(y + at * a.out_channels + co, values);
+              block.write(row + pixel * a.out_channels + co, values);
             });
           });
         }
@@ -287,7 +288,7 @@ struct HaloLayer {
       const int weights = X.weights == Weights::kResident  ? s.mean * kWeights
                           : X.weights == Weights::kByTurns ? 0
                                                            : tile + kTile;
-      if (s.chunk == 0) {
+      if (!kChunks || s.chunk == 0) {
         if (s.mean || a.single) {
           start_from_bias(block, first_column, sums);
         } else if constexpr (kTermInRegisters) {
@@ -297,7 +298,7 @@ struct HaloLayer {
         }
       }
       convolve(block, place, tile, weights, sums);
-      if (s.chunk + 1 == chunks()) {
+      if (!kChunks || s.chunk + 1 == chunks()) {
         if (!s.mean) {
           store(block, s, place, first_column, sums);
         } else if constexpr (kTermInRegisters) {
