@@ -17,12 +17,12 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-$(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*)
+$(READY): requirements-dev.txt pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) --version): 3.10 or newer is needed (make PYTHON=...)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
@@ -54,6 +54,10 @@ test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUD
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
+test-machine-code-native: $(READY) ## compile the CUDA kernels of csrc/halo for GPUs that are not present, check code and tables (needs nvcc; 4 minutes on 2 cores)
+	$(BIN)/python -m benchmarks native-code --check docs/internals/halo.md
+	$(BIN)/python -m benchmarks gradient-code --check docs/internals/weight-gradient.md
+
 test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the tests, which write docs/integrations/drop-in.md
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "integration or drop_in" \
 	  tests/integrations tests/kernels tests/seg tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
@@ -82,12 +86,12 @@ lint: $(READY) ## ruff (lint and format), mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/* examples/cpp/*.cpp
+	$(BIN)/clang-format --dry-run -Werror csrc/*.* csrc/*/* tests/halo/*.cpp examples/cpp/*.cpp
 
 format: $(READY) ## fix what ruff and clang-format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/* examples/cpp/*.cpp
+	$(BIN)/clang-format -i csrc/*.* csrc/*/* tests/halo/*.cpp examples/cpp/*.cpp
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)

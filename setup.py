@@ -36,7 +36,7 @@ FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 # Except in the fused layers: a matrix product needs fused multiply-adds for its speed.
 FUSED_FLAGS = ["-ffp-contract=fast"]
-SET_OPS_SOURCES = ["cpu.cpp", "operators.cpp", "register.cpp"]
+SET_OPS_SOURCES = ["cpu.cpp", "operators.cpp", "register.cpp", "halo/configs.cpp"]
 FUSED_SOURCES = [
     "gemm.cpp",
     "pointwise_layer.cpp",
@@ -86,6 +86,20 @@ def architectures() -> list[str]:
     return names
 
 
+def tensor_core_architectures(names: list[str]) -> list[str]:
+    """Return the architectures that the layer's kernels (csrc/halo) are built for: the first of each major from 8 on.
+
+    Their machine code runs on later minor versions too and is no slower there, so "8.0 8.6 8.9" needs one copy.
+    """
+    chosen: list[str] = []
+    for name in sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)]):
+        major = name.split(".")[0]
+        is_first = all(other.split(".")[0] != major for other in chosen)
+        if int(major) >= 8 and (is_first or name.endswith("+PTX")):
+            chosen.append(name)
+    return chosen
+
+
 def gencode(names: list[str]) -> list[str]:
     """Return the nvcc flags: machine code for each architecture, and PTX where it is requested."""
     flags = []
@@ -122,7 +136,7 @@ class BuildExtension(build_ext):
         flags = [*FLAGS, f"-I{torch / 'include'}"]
 
         def compiled(source: str, command: list[str]) -> str:
-            target = str(objects / f"{source}.o")
+            target = str(objects / f"{source.replace('/', '_')}.o")
             run([*command, "-c", str(ROOT / "csrc" / source), "-o", target])
             return target
 
@@ -130,9 +144,12 @@ class BuildExtension(build_ext):
             """Return the objects, the linker, and the reason if there are none."""
             try:
                 nvcc, names = compiler("NVCC", "nvcc"), architectures()
-                command = [*nvcc, *flags, "-fmad=false", "--threads=0", *gencode(names)]
-                command += ["-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
-                return [compiled("cuda.cu", command)], [*nvcc, "-ccbin", cxx[0]], ""
+                command = [*nvcc, *flags, "--threads=0", "-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
+                cuda_objects = [compiled("cuda.cu", [*command, "-fmad=false", *gencode(names)])]
+                if halo := tensor_core_architectures(names):
+                    for source in ("halo/ops.cu", "halo/weight_gradient_ops.cu"):
+                        cuda_objects.append(compiled(source, [*command, *gencode(halo)]))
+                return cuda_objects, [*nvcc, "-ccbin", cxx[0]], ""
             except BuildError as error:
                 return [], None, str(error)
 
@@ -148,7 +165,8 @@ class BuildExtension(build_ext):
         libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
         # nvcc, if there is one, links the CUDA runtime statically.
         run([*(nvcc or cxx), "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
-        return {"architectures": architectures() if cuda_objects else [], "no_cuda": no_cuda}
+        names = architectures() if cuda_objects else []
+        return {"architectures": names, "halo_architectures": tensor_core_architectures(names), "no_cuda": no_cuda}
 
     def report_path(self, library: Path) -> Path:
         return library.parent / "_cpp_build.json"

@@ -23,7 +23,9 @@ COMMANDS = {
     "compare": Command("compare", "compare two results or two git revisions; exit status 1 if the second is slower"),
     "table": Command("table", "write the results of `run` into a document as Markdown"),
     "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),
-    "native-code": Command("gpu.native_code", "check the PTX and machine code of CUDA kernels"),
+    "native-code": Command("gpu.native_code", "compile the CUDA kernels of csrc/halo for GPUs that are not present"),
+    "gradient-code": Command("gpu.gradient_code", "the same for the kernels of the weight gradient"),
+    "native-lint": Command("gpu.native_lint", "check the PTX and machine code of CUDA kernels"),
     "predict": Command("gpu.predictions", "PREDICTED times on GPUs that are not present"),
 }
 

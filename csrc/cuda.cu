@@ -1,9 +1,7 @@
 // The set operations on CUDA: a thread handles 16 bytes (or one element) of columns of one group.
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
-
 #include <algorithm>
 
+#include "cuda.h"
 #include "raw_set_ops.h"
 
 namespace interconv {
@@ -30,8 +28,7 @@ void launch_vectors(const F& f, int64_t groups, int64_t vectors, cudaStream_t st
   const unsigned y = kThreads / x;
   const dim3 grid((vectors + x - 1) / x, std::min(kMaxGridY, (groups + y - 1) / y));
   run_vectors<W><<<grid, dim3(x, y), 0, stream>>>(f, groups, vectors);
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
+  check_cuda(cudaGetLastError());
 }
 
 struct Cuda {
@@ -42,9 +39,7 @@ struct Cuda {
   template <class F>
   static void launch(const F& f, int64_t groups, int64_t columns, bool vectorized) {
     if (groups * columns == 0) return;
-    const auto current =
-        torch::stable::accelerator::getCurrentStream(torch::stable::accelerator::getCurrentDeviceIndex());
-    const auto stream = static_cast<cudaStream_t>(current.nativeHandle());
+    const cudaStream_t stream = current_stream();
     constexpr int kWidth = 16 / sizeof(typename F::Scalar);
     if (vectorized) {
       launch_vectors<kWidth>(f, groups, columns / kWidth, stream);

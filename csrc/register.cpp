@@ -1,7 +1,8 @@
 // The schemas of the raw ops: contiguous rows [N, M] as inputs, results into the last arguments. backend "cpp" of
 // interconv_kernels/_backends/ calls them. For the fused layers, sets of at most `max_centered` samples are computed
 // `centered` and larger ones `split` (interconv_kernels/algorithms.py); the caller chooses, and any value >= 1 gives
-// the same result up to rounding.
+// the same result up to rounding. halo_layer and halo_weight_gradient (CUDA, 2-byte dtypes) take 4-dimensional
+// channels_last tensors.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(interconv_cpp, m) {
@@ -28,4 +29,12 @@ STABLE_TORCH_LIBRARY(interconv_cpp, m) {
       "winograd_backward(Tensor g, Tensor u, Tensor weight, Tensor offsets, Tensor set_ids, bool channels_last, "
       "int height, int width, int pad_h, int pad_w, int max_centered, Tensor(a!)? grad_u, Tensor(b!)? grad_weight, "
       "Tensor(c!)? grad_bias) -> ()");
+  m.def("halo_configs() -> str");
+  m.def(
+      "halo_layer(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, Tensor offsets, int config, int pad_h, int "
+      "pad_w, "
+      "bool transposed, bool single, Tensor(a!) out) -> ()");
+  m.def(
+      "halo_weight_gradient(Tensor u, Tensor g, Tensor? means, Tensor? totals, Tensor offsets, Tensor set_ids, int "
+      "pad_h, int pad_w, bool single, Tensor(a!) grad_weight, Tensor(b!)? grad_bias) -> ()");
 }

@@ -83,6 +83,7 @@ CHIPS = {
 }
 # Both vendors: four partitions with 512 registers per lane, allocated to warps in steps of 8 registers per lane.
 PARTITIONS, PARTITION_REGISTERS, REGISTER_STEP = 4, 512, 8
+NVIDIA_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"  # cuobjdump, as a part of Triton
 TENSOR_MEMORY_COLUMNS = 512  # per multiprocessor of sm_100
 
 # Regular expressions for PTX and for AMD's assembly.
@@ -216,7 +217,7 @@ def read(chip: Chip, compiled: Any) -> Code:
 
 def _cuobjdump(cubin: bytes) -> str:
     """The resources that NVIDIA's tool, which is part of Triton, reads from machine code."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    tool = NVIDIA_TOOLS / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -1,4 +1,4 @@
-"""Backend "cpp": C++ and CUDA kernels (csrc/) for the set operations, and a fused layer for the CPU.
+"""Backend "cpp": C++ and CUDA kernels (csrc/) for the set operations, and fused layers for CPUs and NVIDIA GPUs.
 
 The extension is optional: it is loaded on first use, and where it is missing or does not load, `can_run` gives the
 original error.
@@ -15,8 +15,8 @@ import torch
 
 from ..._version import __version__
 from .. import gpu
-from ..contract import Backend, FusedLayer, SetOps
-from . import fused, set_ops
+from ..contract import Backend, FusedLayer, SetOps, TunableLayer
+from . import fused, halo, set_ops
 
 _FOLDER = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ class CppBackend(Backend):
         if not names:
             return f"the extension was built without CUDA: {build_report()['no_cuda']}"
         capability = gpu.capability(device)
-        if not any(_supports(name, capability) for name in names):
+        if not any(supports(name, capability) for name in names):
             return f"the extension was built for {', '.join(names)}, the GPU has compute capability {capability}"
         return None
 
@@ -54,7 +54,10 @@ class CppBackend(Backend):
         return set_ops
 
     def fused(self, device: torch.device) -> FusedLayer:
-        return fused
+        return halo if device.type == "cuda" else fused
+
+    def tunable(self, device: torch.device) -> TunableLayer | None:
+        return halo if device.type == "cuda" else None
 
 
 @functools.cache
@@ -73,7 +76,7 @@ def load_error() -> str | None:
 
 @functools.cache
 def build_report() -> dict[str, Any]:
-    """What setup.py wrote: {"architectures", "no_cuda"} or {"error"}; empty if it never ran."""
+    """What setup.py wrote: {"architectures", "halo_architectures", "no_cuda"} or {"error"}; empty if it never ran."""
     try:
         report: dict[str, Any] = json.loads((_FOLDER / "_cpp_build.json").read_text())
     except FileNotFoundError:
@@ -81,7 +84,7 @@ def build_report() -> dict[str, Any]:
     return report
 
 
-def _supports(name: str, capability: tuple[int, int]) -> bool:
+def supports(name: str, capability: tuple[int, int]) -> bool:
     """Machine code runs on later minor versions of its major version, PTX ("9.0+PTX") on all later versions."""
     major, minor = map(int, name.removesuffix("+PTX").rstrip("af").split("."))
     return (major == capability[0] and minor <= capability[1]) or (

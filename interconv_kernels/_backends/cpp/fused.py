@@ -1,6 +1,6 @@
 """The fused layer of backend "cpp": float32 on the CPU, stride 1. Contract: `FusedLayer` in ../contract.py.
 
-1x1 kernels are csrc/pointwise*.cpp, 3x3 kernels csrc/winograd*.cpp.
+1x1 kernels are csrc/pointwise*.cpp, 3x3 kernels csrc/winograd*.cpp. For GPUs see halo.py.
 """
 
 from __future__ import annotations

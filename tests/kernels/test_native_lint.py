@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("triton", reason="the tools of NVIDIA come with triton, which has no wheel for this platform")
 
-from benchmarks.gpu import native_code, ptx
-from benchmarks.gpu.native_code import check_file, ptx_faults, sass_faults
+from benchmarks.gpu import native_lint, ptx
+from benchmarks.gpu.native_lint import check_file, ptx_faults, sass_faults
 
 MULTIPLY = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd2, %rd2, 1, 1, 1, 0, 0;"
 # A ring of two stages: copies, their wait, a product, a result through shared memory.
@@ -195,7 +195,7 @@ def test_blocks_and_operands():
     assert [block.successors for block in function.blocks if block.instructions] == [[1], [1, 2], []]
     multiply = next(i for i in function.instructions if i.opcode.startswith("wgmma.mma_async"))
     assert multiply.operands[:3] == ("{%f1, %f2, %f3, %f4}", "%rd2", "%rd2")
-    assert native_code.operands_of(multiply) == {"%f1", "%f2", "%f3", "%f4"}
+    assert native_lint.operands_of(multiply) == {"%f1", "%f2", "%f3", "%f4"}
     load = next(i for i in function.instructions if i.opcode.startswith("ld.shared"))
     assert (load.writes, load.reads) == ({"%f5"}, {"%r2"})
 
@@ -286,11 +286,11 @@ def test_what_is_missing_in_machine_code_is_found(line, expected):
 def test_the_command(tmp_path, capsys):
     file = tmp_path / "good.ptx"
     file.write_text(GOOD)
-    assert native_code.main([str(file), "--arch", "sm_90a"]) == 0
+    assert native_lint.main([str(file), "--arch", "sm_90a"]) == 0
     assert "nothing found" in capsys.readouterr().out
     file.write_text(GOOD.replace("wgmma.commit_group.sync.aligned;", ""))
-    assert native_code.main([str(file), "--arch", "sm_90a"]) == 1
+    assert native_lint.main([str(file), "--arch", "sm_90a"]) == 1
     assert "not committed" in capsys.readouterr().out
     file.write_text("nonsense")
     with pytest.raises(ValueError, match="ptxas"):
-        native_code.main([str(file), "--arch", "sm_90a"])
+        native_lint.main([str(file), "--arch", "sm_90a"])

@@ -1,0 +1,68 @@
+// What the layer's kernels are called with, and accesses of a width that is known only then.
+#pragma once
+#include "warp.h"
+
+namespace interconv::halo {
+
+// Channels_last tensors: u [N,H,W,C], y [N,out_h,out_w,Co]. `weights` is made by PackWeights (weights.h).
+template <class T>
+struct Arguments {
+  const T *u, *weights, *bias, *slope;  // bias and slope [Co] or null
+  const int32_t* offsets;               // [num_sets + 1]
+  T* y;
+  float* scratch;  // Config::scratch() values a program
+  int num_sets, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels;
+  int pixels, out_pixels;  // of an image: h w, or fewer if the last row is not full
+  int u_width, y_width;    // values that an access of u and y may take (access_width)
+  int parts;               // a set's samples are shared by this many programs, each of which makes the term
+  bool single;             // every set has one sample
+
+  // For a 1x1 kernel: images as lines of `width` pixels.
+  void as_lines(int width) { w = out_w = width, h = out_h = (pixels + width - 1) / width; }
+};
+
+// The widest access, 8, 4, 2 or 1 values of 2 bytes, to which all pixels of a tensor are aligned.
+inline int access_width(int channels, const void* data) {
+  int width = 8;
+  while (width > 1 && (channels % width || reinterpret_cast<uintptr_t>(data) % (2 * width))) width /= 2;
+  return width;
+}
+
+template <int V>
+struct Vector;  // V values of 2 bytes
+template <>
+struct Vector<8> {
+  using type = uint4;
+};
+template <>
+struct Vector<4> {
+  using type = uint2;
+};
+template <>
+struct Vector<2> {
+  using type = uint32_t;
+};
+template <>
+struct Vector<1> {
+  using type = uint16_t;
+};
+
+// f(Width<V>()) for the V that is only known at run time.
+template <int V>
+struct Width {
+  static constexpr int value = V;
+};
+template <class F>
+IK_DEVICE void with_width(int width, F f) {
+  if (width == 8) {
+    f(Width<8>());
+  } else if (width == 4) {
+    f(Width<4>());
+  } else if (width == 2) {
+    f(Width<2>());
+  } else {
+    f(Width<1>());
+  }
+}
+
+}  // namespace interconv::halo
