@@ -88,9 +88,9 @@ def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding)
     sets = ik.Sets.from_lengths(lengths)
     index = ik.sets.SetIndex(sets.live_offsets, sets.live_ids)
     assert halo.can_fuse(conv, u, weight) is None
-    y = halo.forward(conv, u, weight, case.bias, index, 1, None)
+    y = halo.forward(conv, u, weight, case.bias, index, 1, None, {})
     g = torch.randn_like(y)
-    found = [y, *halo.backward(conv, g, u, weight, index, (True, True, True), 1)]
+    found = [y, *halo.backward(conv, g, u, weight, index, (True, True, True), 1, {})]
 
     def results(layer, dtype):
         tensors = [x.to(dtype) for x in (u, weight, case.bias)]
@@ -158,7 +158,7 @@ def test_it_is_never_the_default_without_a_measurement(monkeypatch):
 
     monkeypatch.setattr(halo, "can_fuse", lambda conv, u, weight: None)
     u = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(8, 64, 32, 32))
-    assert not choice._fused_is_fastest(
+    assert not choice._is_fused_by_default(
         BACKENDS["cpp"], "forward", Conv((1, 1), (1, 1), (1, 1)), u, torch.empty(64, 128, 3, 3)
     )
 
