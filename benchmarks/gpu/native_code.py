@@ -1,8 +1,8 @@
 """Compiles the CUDA kernels of csrc/halo for every GPU and checks their code: `python -m benchmarks native-code`.
 
-On each GPU, the kernels are looked at whose shared memory fits there. Their code is lean if nothing is spilled to memory
-and the inner loop has one tensor-core instruction for each product (so it is there once) and few moves between registers.
-nvcc is needed, a GPU is not. Nothing is timed.
+On each GPU, the kernels are looked at whose shared memory fits there. Their code is lean if nothing is spilled to
+memory, and if the inner loop has one tensor-core instruction for each product (so it is there once) and few moves
+between registers. nvcc is needed, a GPU is not. Nothing is timed.
 
     python -m benchmarks native-code                 prints the table
     python -m benchmarks native-code --write FILE    replaces the file's section
