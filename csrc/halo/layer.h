@@ -167,8 +167,7 @@ struct HaloLayer {
         if (S == 1) {
           IK_UNROLL for (int j = 0; j < kRows; j += 2) load_rows(j, 1, x[j], x[j + 1]);
         }
-        IK_UNROLL for (int i = 0; i < K; ++i) {
-          const int r = i * 2 % 3;  // 0, 2, 1: the rows that are moved for tap 1 are then needed no more
+        IK_UNROLL for (int r = 0; r < K; ++r) {
           Frag<T> top[MT], bottom[MT];
           IK_UNROLL for (int m = 0; m < MT; ++m) {
             if (S == 1) {  // all rows serve the taps above each other
