@@ -42,7 +42,7 @@ class Session:
 
 
 @pytest.mark.parametrize("placement", ["replace", "append"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "swinunet")) for n in FAMILIES])
 def test_networks(name, placement, tmp_path):
     channels = 3 if name == "scribbleprompt" else 1
     torch.manual_seed(0)
