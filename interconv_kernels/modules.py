@@ -138,14 +138,13 @@ class InterConv2d(nn.Module):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
         """Accepts the authors' names (their layer has its convolution as `conv`) and the weight of an nn.Conv2d."""
+        is_interconv = local_metadata.get("version") == self._version  # if the shape is W's: of half as many channels
         for name in ("weight", "bias"):
             if f"{prefix}conv.{name}" in state_dict and f"{prefix}{name}" not in state_dict:
                 state_dict[f"{prefix}{name}"] = state_dict.pop(f"{prefix}conv.{name}")
-        weight, plain_shape = (
-            state_dict.get(f"{prefix}weight"),
-            (self.out_channels, self.in_channels, *self.kernel_size),
-        )
-        is_interconv = local_metadata.get("version") == self._version  # of half as many channels, then
+                is_interconv = True
+        weight = state_dict.get(f"{prefix}weight")
+        plain_shape = (self.out_channels, self.in_channels, *self.kernel_size)
         if isinstance(weight, Tensor) and weight.shape == plain_shape and not is_interconv:
             state_dict[f"{prefix}weight"] = torch.cat([weight, torch.zeros_like(weight)], dim=1)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
