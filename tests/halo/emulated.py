@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "emulated.cpp"
 BUILD = ROOT / "build" / "halo"
 ORDERS = ("in turn", "shuffled", "interleaved")
-OPS = ("none", "sync", "sync_warp", "commit", "wait")
+OPS = ("none", "sync", "sync_warp", "commit", "wait", "fence_async", "fence_products", "commit_products")
+OPS += ("wait_products", "arrive_at", "wait_at")
 COUNTS = ("copied", "read", "written", "sectors", "wavefronts", "products", "barriers", "copied_u")
 GUARD = 64  # values of NaN on both sides of the result
 
