@@ -21,35 +21,13 @@
 #include <string>
 #include <vector>
 
+#include "emulator_types.h"
+
 namespace interconv::halo {
-
-enum class Order { kInTurn, kShuffled, kInterleaved };
-
-// Operations that tests leave out, to see that the checks notice.
-enum class Op {
-  kNone,
-  kSync,
-  kSyncWarp,
-  kCommit,
-  kWait,
-  kFenceAsync,
-  kFenceProducts,
-  kCommitProducts,
-  kWaitProducts,
-  kArriveAt,
-  kWaitAt
-};
-
-struct Counts {
-  int64_t copied = 0, read = 0, written = 0;  // bytes of global memory: asynchronous copies, reads, writes
-  int64_t sectors = 0;                        // of 32 bytes, that each instruction of a warp touches there
-  int64_t wavefronts = 0;                     // of shared memory: 128 bytes of different banks each
-  int64_t products = 0, barriers = 0;         // products of 16 x 8 x 16
-};
 
 class Emulator {
  public:
-  static constexpr int kMaxWarps = 16, kBarriers = 16;
+  static constexpr int kMaxWarps = emulated::kMaxWarps, kBarriers = 16;
 
   std::vector<char> shared;
   Counts counts;
@@ -125,7 +103,7 @@ class Emulator {
 
   // Barriers that are seen by others carry a clock: release() adds what this warp did, acquire() takes over what others
   // did before theirs.
-  using Clock = std::array<uint32_t, kMaxWarps>;
+  using Clock = emulated::Clock;
   void release(Clock& clock) {
     join(clock, self().clock);
     ++self().clock[current_];
@@ -257,6 +235,9 @@ class Emulator {
   }
 
  private:
+  using Word = emulated::Word;
+  using Barrier = emulated::Barrier;
+  using Phases = emulated::Phases;
   static constexpr size_t kStack = 1 << 20;
   struct Copy {
     int at, bytes, lane;
@@ -272,24 +253,6 @@ class Emulator {
     int64_t ops = 0;
     std::vector<uint32_t> fences;  // the clock of each fence of the async proxy
     std::vector<std::vector<Copy>> groups{1};
-  };
-  struct Word {
-    int8_t writer = -1, writer_lane = 0, reader = -1, reader_lane = 0;
-    int16_t in_flight = 0, async_readers = 0;
-    uint32_t fences = 0;  // of the writer, before it wrote
-    uint32_t write_clock = 0, write_epoch = 0, read_epoch = 0;
-    Clock read_clock{};
-  };
-  struct Barrier {
-    int arrived = 0;
-    int64_t phase = 0;
-    Clock arriving{}, opened{};
-  };
-  struct Phases {
-    int warps = 0, missing = 0, initialiser = 0;
-    uint32_t init_clock = 0;
-    int64_t over = 0;
-    Clock arriving{}, opened{};
   };
   struct Range {
     uintptr_t begin, end;

@@ -128,8 +128,12 @@ struct WarpgroupLayer : Tiles<T, X> {
         }
       }
       const int stage = kFirstStage + stages.index * kStage;
-      if (takes_stage(s)) block.wait_at(full_stage(stages.index), stages.parity);
-      if (s.mean) block.wait_at(full_mean(means.index), means.parity);
+      if (takes_stage(s)) {
+        block.wait_at(full_stage(stages.index), stages.parity);
+        if (s.mean) block.wait_at(full_mean(means.index), means.parity);
+      } else {
+        block.wait_at(full_mean(means.index), means.parity);
+      }
       const int tile = s.mean ? kFirstMean + means.index * kTile : stage;
       convolve(block, of_group, tile, kStreamed ? stage + kTile : s.mean * kWeights, sums);
       if (takes_stage(s)) {
@@ -143,6 +147,8 @@ struct WarpgroupLayer : Tiles<T, X> {
       if (s.chunk + 1 < chunks()) continue;
       if (!s.mean) {
         this->template store<8>(block, s, of_warp, first_column, sums);
+        block.fence_async();  // no product reads what store wrote; but so no path from a write to a product lacks a
+                              // fence
       } else if constexpr (X.term == Term::kRegisters) {
         term = sums;
       } else {

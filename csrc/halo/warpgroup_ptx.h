@@ -57,7 +57,7 @@ struct WarpgroupBlock : Block {
     uint32_t over;
     do {
       asm volatile(
-          "{.reg .pred over; mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2; selp.u32 %0, 1, 0, over;}"
+          "{.reg .pred %%over; mbarrier.try_wait.parity.shared::cta.b64 %%over, [%1], %2; selp.u32 %0, 1, 0, %%over;}"
           : "=r"(over)
           : "r"(address(at)), "r"(parity)
           : "memory");

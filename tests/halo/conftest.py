@@ -9,3 +9,11 @@ def library():
     import emulated
 
     return emulated.build()
+
+
+@pytest.fixture(scope="session")
+def warpgroup_library():
+    """The kernels for warpgroups on the emulator."""
+    import emulated
+
+    return emulated.build(flags=("-DWARPGROUPS",))

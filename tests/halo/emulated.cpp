@@ -17,13 +17,13 @@ template <class T, int I>
 using Layer = WarpgroupLayer<T, kWarpgroupConfigs[I].config>;
 using LayerBlock = WarpgroupBlock;
 constexpr auto& kTable = kWarpgroupConfigs;
-constexpr int kTableSize = kNumWarpgroupConfigs;
+constexpr int kTableSize = kNumWarpgroupConfigs, kFirstRow = kNumConfigs;
 #else
 template <class T, int I>
 using Layer = HaloLayer<T, kConfigs[I].config>;
 using LayerBlock = Block;
 constexpr auto& kTable = kConfigs;
-constexpr int kTableSize = kNumConfigs;
+constexpr int kTableSize = kNumConfigs, kFirstRow = 0;
 #endif
 
 // As _Call in emulated.py.
@@ -115,7 +115,7 @@ void run(Call& call) {
 
 template <class T, size_t... I>
 void choose(int config, Call& call, std::index_sequence<I...>) {
-  ((config == int(I) ? run<T, int(I)>(call) : void()), ...);
+  ((config == kFirstRow + int(I) ? run<T, int(I)>(call) : void()), ...);
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ from emulated import Options, Report
 DTYPES = (torch.bfloat16, torch.float16)
 RAGGED = [2, 0, 1, 3]
 LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_120": 99 * 1024}  # bytes of shared memory that a block may have
-CONFIGS = halo.configs()
+CONFIGS = tuple(config for config in halo.configs() if config.engine == "mma.sync")
+WARPGROUP_CONFIGS = tuple(config for config in halo.configs() if config.engine == "wgmma")
 TIMES_TORCH = 2  # how many times the error of plain torch in the same dtype is allowed
 
 

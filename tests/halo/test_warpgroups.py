@@ -1,0 +1,133 @@
+"""The layer on warpgroups (wgmma): the kernels' own code on the emulator, as in the other tests of this folder."""
+
+import emulated
+import pytest
+import torch
+from halo_cases import DTYPES, LIMITS, RAGGED, WARPGROUP_CONFIGS, Case  # first: it may skip
+
+from interconv_kernels._backends.cpp import halo
+
+RESIDENT = [config for config in WARPGROUP_CONFIGS if config.weights == "resident"]
+STREAMED = [config for config in WARPGROUP_CONFIGS if config.weights == "streamed"]
+
+
+def pick(channels, out_channels, size):
+    """Of these kernels, the one with the fewest products."""
+    fitting = halo.candidates_for(3, 1, channels, out_channels, LIMITS["sm_90"], "wgmma")
+    return halo.pick(fitting, channels, out_channels, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("config", WARPGROUP_CONFIGS, ids=lambda config: config.name)
+def test_every_configuration(warpgroup_library, config, dtype):
+    streamed = config.weights == "streamed"
+    channels = config.channels + 5 if streamed else config.channels  # two chunks, the last one in part
+    Case(channels, config.columns, (19, 17), RAGGED, dtype).check(warpgroup_library, config)
+    odd = config.columns + 3 if streamed else config.columns - 1  # and two column tiles
+    case = Case(channels - 1, odd, (5, 18), [1, 2], dtype, transposed=True)
+    case.check(warpgroup_library, config, order="shuffled")
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "grad_u"])
+@pytest.mark.parametrize(
+    ("channels", "out_channels"),
+    [(1, 16), (3, 21), (16, 1), (23, 46), (46, 49), (92, 137), (137, 141), (200, 184)],
+    ids=str,
+)
+def test_any_channels(warpgroup_library, channels, out_channels, transposed):
+    config = pick(channels, out_channels, (4, 5))
+    case = Case(channels, out_channels, (4, 5), [2], torch.float16, transposed)
+    case.check(warpgroup_library, config, programs=1)
+
+
+@pytest.mark.parametrize("size", [(19, 21), (40, 48), (20, 24), (10, 12), (1, 1), (2, 33)], ids=str)
+def test_any_size(warpgroup_library, size):
+    Case(12, 14, size, [2, 1]).check(warpgroup_library, RESIDENT[0])
+    Case(12, 14, size, [1, 1]).check(warpgroup_library, RESIDENT[-1])  # K = 1
+    Case(17, 92, size, [1]).check(warpgroup_library, STREAMED[-1])
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1, 1, 1], [300], [0, 0, 2, 0, 1, 0], [1, 17, 1], [3]], ids=lambda lengths: "+".join(map(str, lengths))
+)
+def test_any_sets(warpgroup_library, lengths):
+    Case(8, 8, (5, 6), lengths).check(warpgroup_library, RESIDENT[0])
+    if sum(lengths) < 300:
+        Case(40, 8, (5, 6), lengths).check(warpgroup_library, STREAMED[0])
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (2, 2), (0, 2)], ids=str)
+def test_any_padding(warpgroup_library, padding):
+    Case(16, 8, (6, 9), [2, 1], padding=padding).check(warpgroup_library, RESIDENT[0])
+    Case(16, 8, (6, 9), [2, 1], padding=padding, transposed=True).check(warpgroup_library, RESIDENT[0])
+
+
+def test_activation(warpgroup_library):
+    Case(8, 21, (7, 9), [2, 1], slope=True).check(warpgroup_library, RESIDENT[1])
+
+
+def test_long_sets_are_shared_out(warpgroup_library):
+    """With the same bits, however many programs share them."""
+    case = Case(16, 16, (9, 8), [7, 2, 1])
+    y, _ = case.run(warpgroup_library, RESIDENT[0])
+    for parts in (2, 8):
+        case.check(warpgroup_library, RESIDENT[0], parts=parts)
+        assert torch.equal(case.run(warpgroup_library, RESIDENT[0], parts=parts)[0], y)
+
+
+@pytest.mark.parametrize("config", [RESIDENT[0], RESIDENT[-1], STREAMED[0]], ids=lambda config: config.name)
+def test_order_of_warps_does_not_matter(warpgroup_library, config):
+    case = Case(min(config.channels + 5, 64), 24, (9, 17), RAGGED)
+    if config.weights == "resident":
+        case = Case(config.channels, 16, (9, 17), RAGGED)
+    y, _ = case.run(warpgroup_library, config)
+    for options in (
+        {"order": "shuffled", "seed": 1},
+        {"order": "shuffled", "seed": 2},
+        {"order": "interleaved", "seed": 3},
+        {"order": "interleaved", "seed": 4, "programs": 1},
+        {"programs": 7},
+    ):
+        other, report = case.run(warpgroup_library, config, **options)
+        assert report.errors == []
+        assert torch.equal(other, y)
+
+
+# --- what is missing is noticed ---------------------------------------------------------------------------------------
+
+OPS = ("fence_async", "fence_products", "commit_products", "wait_products", "arrive_at", "wait_at")
+
+
+@pytest.mark.parametrize("op", OPS + ("commit", "wait", "sync"))
+@pytest.mark.parametrize("config", [RESIDENT[0], STREAMED[0]], ids=lambda config: config.weights)
+def test_each_missing_operation_is_reported(warpgroup_library, config, op):
+    channels = config.channels if config.weights == "resident" else 2 * config.channels
+    case = Case(channels, 16, (5, 18), [2, 3])
+    found = []
+    while True:
+        y, report = case.run(warpgroup_library, config, programs=1, leave_out=(op, len(found)))
+        if not report.was_left_out:
+            break
+        found.append(bool(report.errors) or bool(y.isnan().any()))
+    print(config.name, op, found)
+    assert found
+
+
+def counts(library, channels, size, samples=7):
+    """Of each pixel, for a set on an image that tiles divide."""
+    config = pick(channels, channels, size)
+    _y, report = Case(channels, channels, size, [samples]).run(library, config, programs=3)
+    assert report.errors == []
+    return {name: count / (samples * size[0] * size[1]) for name, count in report.counts.items()}
+
+
+@pytest.mark.parametrize(("channels", "wavefronts"), [(16, 5), (32, 10), (64, 24), (128, 78)])
+def test_counts(warpgroup_library, channels, wavefronts):
+    size = (32, 16) if channels == 128 else (64, 32)
+    count = counts(warpgroup_library, channels, size)
+    print(channels, count, count["copied_u"] / 2 / channels)
+    if channels < 128:
+        assert count["copied_u"] <= 1.35 * 2 * channels
+    assert count["wavefronts"] <= wavefronts
+    ideal = 9 * channels * channels / (16 * 8 * 16) * 8 / 7  # the term: one more convolution for a set of seven
+    assert count["products"] == pytest.approx(ideal, rel=0.05)
