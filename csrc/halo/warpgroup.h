@@ -5,7 +5,7 @@
 //
 //   multiply64<T>(c, a, b)     c += a b^T: 64 rows, 8 columns for each FragC of c, depth 16, in the background. Warp w
 //                              of the four has the rows 16 w ... 16 w + 15. Both operands are in shared memory
-//   fence_products(c)          before the first product, and after each other access to c
+//   fence_products(c)          before the first product on c, and again after each wait
 //   commit_products()          closes a group of products
 //   wait_products<N>(c)        for all groups but the last N. Until then c is NaN, and operands must not be written
 //   fence_async()              after threads (or their copies, when these were waited for) wrote what products read,

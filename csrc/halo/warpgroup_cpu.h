@@ -33,7 +33,7 @@ struct WarpgroupBlock : Block {
   void fence_products(const FragC (&c)[MT][NT]) {
     if (!machine.begin(Op::kFenceProducts)) return;
     for (const auto& row : c) {
-      for (const FragC& sums : row) sums_[&sums].fenced = sums;
+      for (const FragC& sums : row) sums_[&sums].fenced = sums, sums_[&sums].is_fenced = true;
     }
   }
   void commit_products() {
@@ -75,19 +75,17 @@ struct WarpgroupBlock : Block {
  private:
   struct Sums {
     FragC fenced, value;  // as of the last fence; what lands
+    bool is_fenced = false;
     int in_flight = 0;
   };
   std::vector<std::vector<std::function<void()>>> groups_{1};  // what finishes each product
   std::map<const FragC*, Sums> sums_;
 
   void begin_sum(FragC& c) {
-    const auto known = sums_.find(&c);
-    if (known == sums_.end()) {
-      machine.report("product without a fence: its sums were never fenced");
-    } else if (memcmp(&known->second.fenced, &c, sizeof(c)) != 0) {
-      machine.report("product without a fence: its sums were written after the last fence");
-    }
     Sums& sums = sums_[&c];
+    if (!sums.is_fenced || memcmp(&sums.fenced, &c, sizeof(c)) != 0) {
+      machine.report("product without a fence between it and what was done with its sums");
+    }
     if (sums.in_flight++ == 0) {
       sums.value = c;
       for (auto& row : c.m) std::fill(row, row + 8, std::numeric_limits<float>::quiet_NaN());
@@ -98,7 +96,8 @@ struct WarpgroupBlock : Block {
     Sums& sums = sums_[&c];
     if (--sums.in_flight != 0) return;
     if (memcmp(&sums.fenced, &c, sizeof(c)) != 0) machine.report("sums were written before their product was over");
-    c = sums.fenced = sums.value;
+    c = sums.value;
+    sums.is_fenced = false;
   }
 
   void watch(const Operand& x, int eights, bool begin) {
