@@ -35,6 +35,28 @@ MACHINE_CODE = {"sm_80": "sm_80", "sm_86": "sm_80", "sm_90": "sm_90", "sm_100": 
 DTYPES = ("Bfloat16", "Float16")
 
 
+class Engine(NamedTuple):
+    """Kernels with one kind of tensor-core instruction."""
+
+    header: str
+    kernel: str
+    layer: str  # the type that the kernel takes, of (dtype, row of its table)
+    instruction: str
+    suffix: str  # of the architecture that it is compiled for
+
+
+ENGINES = {
+    "mma.sync": Engine("kernels.h", "halo_layer_kernel", "HaloLayer<{}, kConfigs[{}].config>", "HMMA", ""),
+    "wgmma": Engine(
+        "warpgroup_kernels.h",
+        "warpgroup_layer_kernel",
+        "WarpgroupLayer<{}, kWarpgroupConfigs[{}].config>",
+        "HGMMA",
+        "a",
+    ),
+}
+
+
 class Kernel(NamedTuple):
     """A configuration for one dtype on one GPU."""
 
@@ -44,33 +66,39 @@ class Kernel(NamedTuple):
     code: Code
 
 
-def compile_for(chip: Chip) -> list[Kernel]:
-    """All kernels, compiled for a GPU."""
-    names = [f"halo_layer_kernel<{dtype}, {config.row}>" for dtype in DTYPES for config in configs()]
-    types = [f"HaloLayer<{dtype}, kConfigs[{config.row}].config>" for dtype in DTYPES for config in configs()]
-    every = "".join(f"template __global__ void {n}({t});\n" for n, t in zip(names, types, strict=True))
+def compile_for(chip: Chip, name: str) -> list[Kernel]:
+    """All kernels of an engine, compiled for a GPU."""
+    engine, rows = ENGINES[name], [config for config in configs() if config.engine == name]
+    every = "".join(
+        f"template __global__ void {engine.kernel}<{dtype}, {row}>({engine.layer.format(dtype, row)});\n"
+        for dtype in DTYPES
+        for row in range(len(rows))
+    )
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
-        source.write_text(f'#include "kernels.h"\nnamespace interconv::halo {{\n{every}}}\n')
-        command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", f"-arch={chip.name}", "-cubin", "-Xptxas", "-v"]
-        log = subprocess.run([*command, source, "-o", cubin], capture_output=True, text=True, check=False)
+        source.write_text(f'#include "{engine.header}"\nnamespace interconv::halo {{\n{every}}}\n')
+        command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", f"-arch={chip.name}{engine.suffix}", "-cubin"]
+        log = subprocess.run(
+            [*command, "-Xptxas", "-v", source, "-o", cubin], capture_output=True, text=True, check=False
+        )
         if log.returncode:
             raise RuntimeError(log.stderr)
         sass = subprocess.run(
             [NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
         ).stdout
-    products = {_key(part): len(re.findall(r"\bHMMA\.", part)) for part in sass.split("Function : ")[1:]}
+    products = {
+        _key(part): len(re.findall(rf"\b{engine.instruction}\.", part)) for part in sass.split("Function : ")[1:]
+    }
     kernels = []
     for part in re.split(r"Compiling entry function ", log.stderr)[1:]:
         dtype, row = _key(part)
-        config = configs()[row]
-        kernels.append(Kernel(chip, config, dtype, parse_ptxas(part, config, products[dtype, row])))
+        kernels.append(Kernel(chip, rows[row], dtype, parse_ptxas(part, rows[row], products[dtype, row])))
     return sorted(kernels, key=lambda kernel: (DTYPES.index(kernel.dtype), kernel.config.row))
 
 
 def _key(text: str) -> tuple[str, int]:
-    """(dtype, row of the table) from the mangled name of a kernel."""
-    found = re.search(r"halo_layer_kernelI\w*?\d(Bfloat16|Float16)ELi(\d+)E", text)
+    """(dtype, row of its table) from the mangled name of a kernel."""
+    found = re.search(r"_layer_kernelI\w*?\d(Bfloat16|Float16)ELi(\d+)E", text)
     assert found is not None, text[:200]
     return found[1], int(found[2])
 
@@ -88,8 +116,11 @@ def parse_ptxas(text: str, config: Config, products: int) -> Code:
 def faults(kernel: Kernel) -> list[str]:
     """What is not lean."""
     found = [f"spills: {kernel.code.spills}"] if kernel.code.spills else []
-    if kernel.code.instructions["mma"] != kernel.config.products_in_loop:
-        found.append(f"{kernel.code.instructions['mma']} products, expected {kernel.config.products_in_loop}")
+    expected = kernel.config.products_in_loop
+    if kernel.config.engine == "wgmma":  # all channels of a chunk are unrolled
+        expected *= kernel.config.channels // 16
+    if kernel.code.instructions["mma"] != expected:
+        found.append(f"{kernel.code.instructions['mma']} products, expected {expected}")
     if kernel.config.shared > max(CHIPS[name].program_shared for name in MACHINE_CODE):
         found.append(f"{kernel.config.shared} bytes of shared memory: more than any GPU has")
     return found
@@ -104,10 +135,10 @@ def table(kernels: list[Kernel]) -> str:
         cells = [config.name, f"{config.shared / 1024:.0f}"]
         for chip in chips:
             codes = [kernel.code for kernel in kernels if (kernel.chip, kernel.config) == (chip, config)]
-            code = max(codes, key=lambda code: code.registers)
-            if config.shared > chip.program_shared:
+            if config.shared > chip.program_shared or not codes:
                 cells.append("-")
             else:
+                code = max(codes, key=lambda code: code.registers)
                 programs = resident_programs(chip, code)
                 cells.append(f"{code.registers}, {programs} x {code.warps} warps ({occupancy(chip, code):.0%})")
         lines.append("| " + " | ".join(cells) + " |")
@@ -125,7 +156,10 @@ def main(argv: list[str]) -> int:
         parser.error(reason)
     names = list(dict.fromkeys(MACHINE_CODE.values()))
     with ThreadPoolExecutor(2) as pool:
-        compiled = dict(zip(names, pool.map(compile_for, map(CHIPS.__getitem__, names)), strict=True))
+        warpgroups = pool.submit(compile_for, CHIPS["sm_90"], "wgmma")
+        every = pool.map(lambda name: compile_for(CHIPS[name], "mma.sync"), names)
+        compiled = dict(zip(names, every, strict=True))
+    compiled["sm_90"] += warpgroups.result()
     kernels = [k._replace(chip=CHIPS[gpu]) for gpu, code in MACHINE_CODE.items() for k in compiled[code]]
     wrong = 0
     for kernel in kernels:

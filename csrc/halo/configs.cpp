@@ -12,6 +12,10 @@ std::string field(const char* name, int value) {
   return std::string("\"") + name + "\": " + std::to_string(value) + ", ";
 }
 
+// Tensor-core instructions of a warp for 16 channels.
+int products(const Config& config) { return config.kernel * config.kernel * config.mt * config.nt(); }
+int products(const WarpgroupConfig& config) { return 9 * config.mt; }
+
 template <class Rows>
 void add(std::string& rows, const Rows& table, const char* engine) {
   constexpr const char* kWeightsNames[] = {"resident", "by turns", "streamed"};
@@ -20,8 +24,8 @@ void add(std::string& rows, const Rows& table, const char* engine) {
     rows += "{" + field("kernel", config.kernel) + field("stride", config.stride) + field("channels", config.channels) +
             field("columns", config.columns) + field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) +
             field("warps", config.warps()) + field("shared", config.shared()) +
-            field("products_in_loop", config.kernel * config.kernel * config.mt * config.nt()) + "\"engine\": \"" +
-            engine + "\", \"weights\": \"" + kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
+            field("products_in_loop", products(config)) + "\"engine\": \"" + engine + "\", \"weights\": \"" +
+            kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
   }
 }
 

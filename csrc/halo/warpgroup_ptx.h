@@ -1,16 +1,18 @@
 // The operations of warpgroup.h as PTX, for sm_90a.
 #pragma once
 
-// "%0,%1,...": the registers of the sums, and the operands that they are, for 16 columns and multiples of 32.
+// "%0,%1,...": the registers of the sums, and the operands that they are, for 16 columns and more.
 #define IK_TEN(d) "%" #d "0,%" #d "1,%" #d "2,%" #d "3,%" #d "4,%" #d "5,%" #d "6,%" #d "7,%" #d "8,%" #d "9"
 #define IK_NAMES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define IK_NAMES_16 IK_TEN() ",%10,%11,%12,%13,%14,%15"
+#define IK_NAMES_24 IK_TEN() "," IK_TEN(1) ",%20,%21,%22,%23"
 #define IK_NAMES_32 IK_TEN() "," IK_TEN(1) "," IK_TEN(2) ",%30,%31"
 #define IK_NAMES_48 IK_TEN() "," IK_TEN(1) "," IK_TEN(2) "," IK_TEN(3) ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define IK_NAMES_64 IK_TEN() "," IK_TEN(1) "," IK_TEN(2) "," IK_TEN(3) "," IK_TEN(4) "," IK_TEN(5) ",%60,%61,%62,%63"
 #define IK_SUMS_4(j) "+f"(c[j].r[0]), "+f"(c[j].r[1]), "+f"(c[j].r[2]), "+f"(c[j].r[3])
 #define IK_SUMS_8(j) IK_SUMS_4(j), IK_SUMS_4(j + 1)
 #define IK_SUMS_16(j) IK_SUMS_8(j), IK_SUMS_8(j + 2)
+#define IK_SUMS_24(j) IK_SUMS_16(j), IK_SUMS_8(j + 4)
 #define IK_SUMS_32(j) IK_SUMS_16(j), IK_SUMS_16(j + 4)
 #define IK_SUMS_48(j) IK_SUMS_32(j), IK_SUMS_16(j + 8)
 #define IK_SUMS_64(j) IK_SUMS_32(j), IK_SUMS_32(j + 8)
@@ -80,12 +82,14 @@ struct WarpgroupBlock : Block {
 
   template <class T, int NT>
   IK_DEVICE void multiply64(FragC (&c)[NT], const Operand& a, const Operand& b) {
-    static_assert(NT == 2 || NT == 4 || NT == 8 || NT == 12 || NT == 16);
+    static_assert(NT == 2 || NT == 4 || NT == 6 || NT == 8 || NT == 12 || NT == 16);
     if constexpr (kIsBfloat16<T>) {
       if constexpr (NT == 2) {
         IK_MULTIPLY64(16, 8, 8, 9, "bf16");
       } else if constexpr (NT == 4) {
         IK_MULTIPLY64(32, 16, 16, 17, "bf16");
+      } else if constexpr (NT == 6) {
+        IK_MULTIPLY64(48, 24, 24, 25, "bf16");
       } else if constexpr (NT == 8) {
         IK_MULTIPLY64(64, 32, 32, 33, "bf16");
       } else if constexpr (NT == 12) {
@@ -98,6 +102,8 @@ struct WarpgroupBlock : Block {
         IK_MULTIPLY64(16, 8, 8, 9, "f16");
       } else if constexpr (NT == 4) {
         IK_MULTIPLY64(32, 16, 16, 17, "f16");
+      } else if constexpr (NT == 6) {
+        IK_MULTIPLY64(48, 24, 24, 25, "f16");
       } else if constexpr (NT == 8) {
         IK_MULTIPLY64(64, 32, 32, 33, "f16");
       } else if constexpr (NT == 12) {

@@ -1,7 +1,10 @@
 """Layers for the kernels of csrc/halo on the emulator, and what they should compute."""
 
+import re
 import shutil
 import sys
+from ctypes import CDLL
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +103,21 @@ class Case:
         )
         assert reference.relative_error(y, exact) <= allowed
         return report
+
+
+def mutated(folder: Path, pattern: str, replacement: str, table: str, row: int, flags: tuple[str, ...] = ()) -> CDLL:
+    """The kernels of one row of a table, with one change in their code."""
+    source = folder / "halo"
+    shutil.copytree(emulated.ROOT / "csrc" / "halo", source)
+    shutil.copy(emulated.ROOT / "csrc" / "inline.h", folder)
+    changes = 0
+    for name in ("layer.h", "tiles.h", "warpgroup_layer.h"):
+        text, count = re.subn(pattern, replacement, (source / name).read_text())
+        (source / name).write_text(text)
+        changes += count
+    assert changes == 1
+    text = (source / table).read_text()
+    rows = re.search(r"(?<=onfigs\[\] = \{\n).*?(?=\n\};)", text, re.DOTALL)[0]
+    one = re.findall(r"^    \{\{.*?\}, *\n? *\".*?\"\},?$", rows, re.DOTALL | re.MULTILINE)[row]
+    (source / table).write_text(text.replace(rows, one))
+    return emulated.build(source, flags)
