@@ -86,13 +86,17 @@ def compile_for(chip: Chip, name: str) -> list[Kernel]:
         sass = subprocess.run(
             [NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
         ).stdout
-    products = {
-        _key(part): len(re.findall(rf"\b{engine.instruction}\.", part)) for part in sass.split("Function : ")[1:]
+    instructions = {
+        _key(part): {
+            "mma": len(re.findall(rf"\b{engine.instruction}\.", part)),
+            "setmaxnreg": part.count("USETMAXREG"),
+        }
+        for part in sass.split("Function : ")[1:]
     }
     kernels = []
     for part in re.split(r"Compiling entry function ", log.stderr)[1:]:
         dtype, row = _key(part)
-        kernels.append(Kernel(chip, rows[row], dtype, parse_ptxas(part, rows[row], products[dtype, row])))
+        kernels.append(Kernel(chip, rows[row], dtype, parse_ptxas(part, rows[row], instructions[dtype, row])))
     return sorted(kernels, key=lambda kernel: (DTYPES.index(kernel.dtype), kernel.config.row))
 
 
@@ -103,14 +107,14 @@ def _key(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def parse_ptxas(text: str, config: Config, products: int) -> Code:
+def parse_ptxas(text: str, config: Config, instructions: dict[str, int]) -> Code:
     """The resources of a kernel, as ptxas prints them."""
     numbers = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
     registers = re.search(r"Used (\d+) registers", text)
     assert numbers is not None
     assert registers is not None
     spills = "" if numbers[1] == numbers[2] == numbers[3] == "0" else numbers[0]
-    return Code(int(registers[1]), spills, config.shared, 0, config.warps, {"mma": products})
+    return Code(int(registers[1]), spills, config.shared, 0, config.warps, instructions)
 
 
 def faults(kernel: Kernel) -> list[str]:
@@ -121,6 +125,10 @@ def faults(kernel: Kernel) -> list[str]:
         expected *= kernel.config.channels // 16
     if kernel.code.instructions["mma"] != expected:
         found.append(f"{kernel.code.instructions['mma']} products, expected {expected}")
+    if kernel.code.instructions["setmaxnreg"] and kernel.code.registers * kernel.code.warps * 32 != 65536:
+        found.append(
+            f"moves registers between warps, and starts with {kernel.code.registers} a thread: some would wait"
+        )
     if kernel.config.shared > max(CHIPS[name].program_shared for name in MACHINE_CODE):
         found.append(f"{kernel.config.shared} bytes of shared memory: more than any GPU has")
     return found

@@ -133,6 +133,10 @@ MUTANTS = {
     "samples overwritten too early": (r"stages\.parity \^ 1", "stages.parity"),
     "handed over before it is there": (r"template wait<kLag>", "template wait<kLag + 1>"),
     "freed before the products are over": (r"block\.template wait_products<0>", "block.template wait_products<1>"),
+    "freed before the products begin": (
+        r"convolve\(block, of_group",
+        "block.arrive_at(free_stage(stages.index)), convolve(block, of_group",
+    ),
     "a tap beside": (r"place\.col \+ tap % 3", "place.col + (tap + 1) % 3"),
     "a stage too few": (r"stages\.move\(kStages\);\n      \}", "stages.move(kStages - 1);\n      }"),
 }
