@@ -100,6 +100,11 @@ def tensor_core_architectures(names: list[str]) -> list[str]:
     return chosen
 
 
+def for_warpgroups(names: list[str]) -> bool:
+    """Return whether to build the kernels for warpgroups: their machine code, sm_90a, runs on 9.0 and nothing else."""
+    return any(name.removesuffix("+PTX").rstrip("a") == "9.0" for name in names)
+
+
 def gencode(names: list[str]) -> list[str]:
     """Return the nvcc flags: machine code for each architecture, and PTX where it is requested."""
     flags = []
@@ -147,8 +152,12 @@ class BuildExtension(build_ext):
                 command = [*nvcc, *flags, "--threads=0", "-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
                 cuda_objects = [compiled("cuda.cu", [*command, "-fmad=false", *gencode(names)])]
                 if halo := tensor_core_architectures(names):
+                    macro = ["-DIK_SM_90A"] if for_warpgroups(names) else []
                     for source in ("halo/ops.cu", "halo/weight_gradient_ops.cu"):
-                        cuda_objects.append(compiled(source, [*command, *gencode(halo)]))
+                        cuda_objects.append(compiled(source, [*command, *macro, *gencode(halo)]))
+                if for_warpgroups(names):
+                    sm_90a = [*command, *gencode(["9.0a"])]
+                    cuda_objects.append(compiled("halo/warpgroup_kernels.cu", sm_90a))
                 return cuda_objects, [*nvcc, "-ccbin", cxx[0]], ""
             except BuildError as error:
                 return [], None, str(error)
@@ -166,7 +175,10 @@ class BuildExtension(build_ext):
         # nvcc, if there is one, links the CUDA runtime statically.
         run([*(nvcc or cxx), "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
         names = architectures() if cuda_objects else []
-        return {"architectures": names, "halo_architectures": tensor_core_architectures(names), "no_cuda": no_cuda}
+        halo = tensor_core_architectures(names)
+        if for_warpgroups(names) and "9.0a" not in halo:
+            halo.append("9.0a")
+        return {"architectures": names, "halo_architectures": halo, "no_cuda": no_cuda}
 
     def report_path(self, library: Path) -> Path:
         return library.parent / "_cpp_build.json"

@@ -36,6 +36,28 @@ DTYPES = ("Bfloat16", "Float16")
 MAX_MOVES = 1  # between registers, for each product
 
 
+class Engine(NamedTuple):
+    """Kernels with one kind of tensor-core instruction."""
+
+    header: str
+    kernel: str
+    layer: str  # the type that the kernel takes, of (dtype, row of its table)
+    instruction: str
+    suffix: str  # of the architecture that it is compiled for
+
+
+ENGINES = {
+    "mma.sync": Engine("kernels.h", "halo_layer_kernel", "HaloLayer<{}, kConfigs[{}].config>", "HMMA", ""),
+    "wgmma": Engine(
+        "warpgroup_kernels.h",
+        "warpgroup_layer_kernel",
+        "WarpgroupLayer<{}, kWarpgroupConfigs[{}].config>",
+        "HGMMA",
+        "a",
+    ),
+}
+
+
 class Kernel(NamedTuple):
     """A configuration for one dtype on one GPU."""
 
@@ -45,43 +67,51 @@ class Kernel(NamedTuple):
     code: Code
 
 
-def compile_for(chip: Chip) -> list[Kernel]:
-    """All kernels, compiled for a GPU."""
-    names = [f"halo_layer_kernel<{dtype}, {config.row}>" for dtype in DTYPES for config in configs()]
-    types = [f"HaloLayer<{dtype}, kConfigs[{config.row}].config>" for dtype in DTYPES for config in configs()]
-    every = "".join(f"template __global__ void {n}({t});\n" for n, t in zip(names, types, strict=True))
+def compile_for(chip: Chip, name: str) -> list[Kernel]:
+    """All kernels of an engine, compiled for a GPU."""
+    engine, rows = ENGINES[name], [config for config in configs() if config.engine == name]
+    every = "".join(
+        f"template __global__ void {engine.kernel}<{dtype}, {row}>({engine.layer.format(dtype, row)});\n"
+        for dtype in DTYPES
+        for row in range(len(rows))
+    )
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
-        source.write_text(f'#include "kernels.h"\nnamespace interconv::halo {{\n{every}}}\n')
-        command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", f"-arch={chip.name}", "-cubin", "-Xptxas", "-v"]
-        log = subprocess.run([*command, source, "-o", cubin], capture_output=True, text=True, check=False)
+        source.write_text(f'#include "{engine.header}"\nnamespace interconv::halo {{\n{every}}}\n')
+        command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", f"-arch={chip.name}{engine.suffix}", "-cubin"]
+        log = subprocess.run(
+            [*command, "-Xptxas", "-v", source, "-o", cubin], capture_output=True, text=True, check=False
+        )
         if log.returncode:
             raise RuntimeError(log.stderr)
         sass = subprocess.run(
             [NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
         ).stdout
-    instructions = {_key(part): count(part) for part in sass.split("Function : ")[1:]}
+    instructions = {_key(part): count(part, engine.instruction) for part in sass.split("Function : ")[1:]}
     kernels = []
     for part in re.split(r"Compiling entry function ", log.stderr)[1:]:
         dtype, row = _key(part)
-        config = configs()[row]
-        kernels.append(Kernel(chip, config, dtype, parse_ptxas(part, config, instructions[dtype, row])))
+        kernels.append(Kernel(chip, rows[row], dtype, parse_ptxas(part, rows[row], instructions[dtype, row])))
     return sorted(kernels, key=lambda kernel: (DTYPES.index(kernel.dtype), kernel.config.row))
 
 
 def _key(text: str) -> tuple[str, int]:
-    """(dtype, row of the table) from the mangled name of a kernel."""
-    found = re.search(r"halo_layer_kernelI\w*?\d(Bfloat16|Float16)ELi(\d+)E", text)
+    """(dtype, row of its table) from the mangled name of a kernel."""
+    found = re.search(r"_layer_kernelI\w*?\d(Bfloat16|Float16)ELi(\d+)E", text)
     assert found is not None, text[:200]
     return found[1], int(found[2])
 
 
-def count(sass: str) -> dict[str, int]:
-    """Tensor-core instructions, and moves between registers from the first to the last of them."""
+def count(sass: str, instruction: str) -> dict[str, int]:
+    """Tensor-core instructions, moves between registers from the first to the last of them, and between warps."""
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", sass, re.MULTILINE)
-    products = [i for i, name in enumerate(names) if name.startswith("HMMA.")]
+    products = [i for i, name in enumerate(names) if name.startswith(f"{instruction}.")]
     inner = names[products[0] : products[-1]] if products else []
-    return {"mma": len(products), "moves": sum(name.startswith(("MOV", "IMAD.MOV")) for name in inner)}
+    return {
+        "mma": len(products),
+        "moves": sum(name.startswith(("MOV", "IMAD.MOV")) for name in inner),
+        "setmaxnreg": sum(name.startswith("USETMAXREG") for name in names),
+    }
 
 
 def parse_ptxas(text: str, config: Config, instructions: dict[str, int]) -> Code:
@@ -97,10 +127,17 @@ def parse_ptxas(text: str, config: Config, instructions: dict[str, int]) -> Code
 def faults(kernel: Kernel) -> list[str]:
     """What is not lean."""
     found = [f"spills: {kernel.code.spills}"] if kernel.code.spills else []
-    if kernel.code.instructions["mma"] != kernel.config.products_in_loop:
-        found.append(f"{kernel.code.instructions['mma']} products, expected {kernel.config.products_in_loop}")
-    if kernel.code.instructions["moves"] > MAX_MOVES * kernel.config.products_in_loop:
+    expected = kernel.config.products_in_loop
+    if kernel.config.engine == "wgmma":  # all channels of a chunk are unrolled
+        expected *= kernel.config.channels // 16
+    if kernel.code.instructions["mma"] != expected:
+        found.append(f"{kernel.code.instructions['mma']} products, expected {expected}")
+    if kernel.code.instructions["moves"] > MAX_MOVES * expected:
         found.append(f"{kernel.code.instructions['moves']} moves between registers in the inner loop")
+    if kernel.code.instructions["setmaxnreg"] and kernel.code.registers * kernel.code.warps * 32 != 65536:
+        found.append(
+            f"moves registers between warps, and starts with {kernel.code.registers} a thread: some would wait"
+        )
     return found
 
 
@@ -113,10 +150,10 @@ def table(kernels: list[Kernel]) -> str:
         cells = [config.name, f"{config.shared / 1024:.0f}"]
         for chip in chips:
             codes = [kernel.code for kernel in kernels if (kernel.chip, kernel.config) == (chip, config)]
-            code = max(codes, key=lambda code: code.registers, default=None)
-            if code is None:
+            if not codes:
                 cells.append("-")
             else:
+                code = max(codes, key=lambda code: code.registers)
                 programs = resident_programs(chip, code)
                 cells.append(f"{code.registers}, {programs} x {code.warps} warps ({occupancy(chip, code):.0%})")
         lines.append("| " + " | ".join(cells) + " |")
@@ -134,7 +171,10 @@ def main(argv: list[str]) -> int:
         parser.error(reason)
     names = list(dict.fromkeys(MACHINE_CODE.values()))
     with ThreadPoolExecutor(2) as pool:
-        compiled = dict(zip(names, pool.map(compile_for, map(CHIPS.__getitem__, names)), strict=True))
+        warpgroups = pool.submit(compile_for, CHIPS["sm_90"], "wgmma")
+        found = pool.map(lambda name: compile_for(CHIPS[name], "mma.sync"), names)
+        compiled = dict(zip(names, found, strict=True))
+    compiled["sm_90"] += warpgroups.result()
     every = [k._replace(chip=CHIPS[gpu]) for gpu, code in MACHINE_CODE.items() for k in compiled[code]]
     kernels = [kernel for kernel in every if kernel.config.shared <= kernel.chip.program_shared]
     wrong = 0

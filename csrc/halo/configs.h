@@ -31,8 +31,7 @@ struct Config {
   constexpr int warps() const { return rows * cols * split; }
   constexpr int nt() const { return columns / split / 8; }
 
-  // --- shared memory: weights, two stages (a tile, streamed weights; one is computed, the other copied), staging
-  // -----------------------------------
+  // --- shared memory: weights, two stages (a tile, streamed weights; one is computed, the other copied), staging ---
 
   // The pixels that a tile is computed from. Even and odd columns are apart with stride 2: an even number.
   constexpr int halo_h() const { return stride * (tile_h() - 1) + kernel; }

@@ -21,23 +21,13 @@
 #include <string>
 #include <vector>
 
+#include "emulator_types.h"
+
 namespace interconv::halo {
-
-enum class Order { kInTurn, kShuffled, kInterleaved };
-
-// Operations that tests leave out, to see that the checks notice.
-enum class Op { kNone, kSync, kSyncWarp, kCommit, kWait };
-
-struct Counts {
-  int64_t copied = 0, read = 0, written = 0;  // bytes of global memory: asynchronous copies, reads, writes
-  int64_t sectors = 0;                        // of 32 bytes, that each instruction of a warp touches there
-  int64_t wavefronts = 0;                     // of shared memory: 128 bytes of different banks each
-  int64_t products = 0, barriers = 0;         // products of 16 x 8 x 16
-};
 
 class Emulator {
  public:
-  static constexpr int kMaxWarps = 16, kBarriers = 16;
+  static constexpr int kMaxWarps = emulated::kMaxWarps, kBarriers = 16;
 
   std::vector<char> shared;
   Counts counts;
@@ -113,7 +103,7 @@ class Emulator {
 
   // Barriers that are seen by others carry a clock: release() adds what this warp did, acquire() takes over what others
   // did before theirs.
-  using Clock = std::array<uint32_t, kMaxWarps>;
+  using Clock = emulated::Clock;
   void release(Clock& clock) {
     join(clock, self().clock);
     ++self().clock[current_];
@@ -140,6 +130,26 @@ class Emulator {
   }
   void sync_warp() { ++self().epoch; }
 
+  // Barriers in shared memory (mbarrier): a phase is over when so many warps have arrived.
+  void init_barrier(int at, int warps) {
+    Phases& phases = phases_[at];
+    phases = {warps, warps, current_, self().clock[current_]};
+  }
+  void arrive_at(int at) {
+    Phases& phases = known(at);
+    release(phases.arriving);
+    if (--phases.missing != 0) return;
+    phases.opened = phases.arriving;
+    phases.missing = phases.warps;
+    ++phases.over;
+  }
+  // Until the phase with this parity is over: nothing to wait for where the one before it was the last.
+  void wait_at(int at, int parity) {
+    const Phases& phases = known(at);
+    wait_until([&] { return phases.over % 2 != parity; });
+    acquire(phases.opened);
+  }
+
   // Accesses by a thread (lane 0 ... 31) or by the whole warp (kAll). What returns false is reported, and must not be
   // done: it is outside of memory.
   static constexpr int kAll = 32;
@@ -156,6 +166,7 @@ class Emulator {
   bool will_write(int at, int bytes, int lane) {
     return each_word(at, bytes, [&](Word& w) {
       if (w.in_flight) report("write to a copy in flight: byte " + std::to_string(at));
+      if (w.async_readers) report("write to what a product reads: byte " + std::to_string(at));
       check_writer(w, at, lane, "write");
       for (int i = 0; i < num_warps(); ++i) {
         if (w.read_clock[i] > self().clock[i]) {
@@ -168,6 +179,23 @@ class Emulator {
       wrote(w, lane);
     });
   }
+
+  // Reads through the async proxy, from now until end_async_read. What threads wrote must be fenced by who wrote it.
+  void fence_async() { self().fences.push_back(self().clock[current_]); }
+  bool will_read_async(int at, int bytes) {
+    return will_read(at, bytes, kAll) && each_word(at, bytes, [&](Word& w) {
+             ++w.async_readers;
+             if (w.writer < 0) return;
+             const auto& fences = warps_[w.writer]->fences;
+             if (w.fences >= fences.size() || fences[w.fences] > self().clock[w.writer]) {
+               report("read through the async proxy without a fence after the write: byte " + std::to_string(at));
+             }
+           });
+  }
+  void end_async_read(int at, int bytes) {
+    each_word(at, bytes, [&](Word& w) { --w.async_readers, w.read_clock[current_] = self().clock[current_]; });
+  }
+  bool toss() { return random_() % 2; }
 
   // An asynchronous copy, whose data land when its own thread waits for them.
   void start_copy(int at, const void* data, int bytes, int lane) {
@@ -207,6 +235,9 @@ class Emulator {
   }
 
  private:
+  using Word = emulated::Word;
+  using Barrier = emulated::Barrier;
+  using Phases = emulated::Phases;
   static constexpr size_t kStack = 1 << 20;
   struct Copy {
     int at, bytes, lane;
@@ -220,18 +251,8 @@ class Emulator {
     Clock clock{};
     uint32_t epoch = 0;  // counts what orders the threads of a warp
     int64_t ops = 0;
+    std::vector<uint32_t> fences;  // the clock of each fence of the async proxy
     std::vector<std::vector<Copy>> groups{1};
-  };
-  struct Word {
-    int8_t writer = -1, writer_lane = 0, reader = -1, reader_lane = 0;
-    int32_t in_flight = 0;
-    uint32_t write_clock = 0, write_epoch = 0, read_epoch = 0;
-    Clock read_clock{};
-  };
-  struct Barrier {
-    int arrived = 0;
-    int64_t phase = 0;
-    Clock arriving{}, opened{};
   };
   struct Range {
     uintptr_t begin, end;
@@ -292,11 +313,20 @@ class Emulator {
   void wrote(Word& w, int lane) {
     w.writer = int8_t(current_), w.writer_lane = int8_t(lane);
     w.write_clock = self().clock[current_], w.write_epoch = self().epoch;
+    w.fences = uint32_t(self().fences.size());
+  }
+  Phases& known(int at) {
+    Phases& phases = phases_[at];
+    if (phases.warps == 0 || phases.init_clock > self().clock[phases.initialiser]) {
+      report("barrier in shared memory that is not known to be initialised: byte " + std::to_string(at));
+    }
+    return phases;
   }
 
   std::vector<Word> words_;
   std::vector<std::unique_ptr<Warp>> warps_;
   std::array<Barrier, kBarriers> barriers_;
+  std::map<int, Phases> phases_;
   std::vector<Range> ranges_;
   std::set<std::string> reported_;
   Order order_;

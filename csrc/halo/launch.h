@@ -1,28 +1,46 @@
 // What the launches of the kernels in this folder have in common.
 #pragma once
-#include <array>
-#include <atomic>
+#include <map>
+#include <mutex>
+#include <utility>
 
 #include "../cuda.h"
 #include "../tensors.h"
+#include "warpgroup_configs.h"
 
 namespace interconv::halo {
 
-constexpr int kMaxDevices = 64;
+// What is launched for a row of the tables of the layer's configurations.
+struct Launch {
+  const void* kernel = nullptr;  // takes Arguments<T> in a struct
+  int kernel_size = 0, stride = 0, channels = 0, columns = 0, tile_h = 0, tile_w = 0, warps = 0;
+  int shared = 0, scratch = 0;
+  Weights weights{};
+};
+
+template <class X>
+Launch launch_of(const void* kernel, const X& config) {
+  return {kernel,          config.kernel,  config.stride,   config.channels,  config.columns, config.tile_h(),
+          config.tile_w(), config.warps(), config.shared(), config.scratch(), config.weights};
+}
+
+// The kernel for warpgroups of a row of kWarpgroupConfigs: in a file of its own, which is compiled for sm_90a alone.
+const void* warpgroup_kernel(bool is_float16, int row);
 
 // How many programs of a kernel the current device runs at once. Allows the kernel its shared memory.
-template <auto kKernel>
-int resident_programs(int threads, int shared) {
-  static std::array<std::atomic<int>, kMaxDevices> known;
+inline int resident_programs(const void* kernel, int threads, int shared) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int> known;
   int device = 0, processors = 0, each = 0;
   check_cuda(cudaGetDevice(&device));
-  STD_TORCH_CHECK(device < kMaxDevices, "device ", device, ": expected fewer than ", kMaxDevices, " devices");
-  if (const int programs = known[device]) return programs;
-  check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kKernel, threads, shared));
+  const std::lock_guard guard(mutex);
+  int& programs = known[{kernel, device}];
+  if (programs) return programs;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, size_t(shared)));
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   STD_TORCH_CHECK(each > 0, "the GPU cannot run a kernel that takes ", shared, " bytes of shared memory");
-  return known[device] = each * processors;
+  return programs = each * processors;
 }
 
 inline int ceil_div(int64_t x, int64_t y) { return int((x + y - 1) / y); }

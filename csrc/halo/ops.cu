@@ -8,6 +8,21 @@
 namespace interconv::halo {
 namespace {
 
+constexpr int kNumRows = kNumConfigs + kNumWarpgroupConfigs;
+
+template <class T, size_t... I>
+Launch launch_of_row(int64_t row, std::index_sequence<I...>) {
+  static const Launch mma[] = {
+      launch_of(reinterpret_cast<const void*>(halo_layer_kernel<T, int(I)>), kConfigs[I].config)...};
+  if (row < kNumConfigs) return mma[row];
+#ifdef IK_SM_90A
+  const int i = int(row) - kNumConfigs;
+  return launch_of(warpgroup_kernel(std::is_same_v<T, Float16>, i), kWarpgroupConfigs[i].config);
+#else
+  STD_TORCH_CHECK(false, "configuration ", row, " is for sm_90a: the extension was built without it");
+#endif
+}
+
 struct Call {
   const Tensor &u, &weight, &offsets, &out;
   const Tensor *bias, *slope;
@@ -15,9 +30,8 @@ struct Call {
   bool transposed, single;
 };
 
-template <class T, int I>
-void launch(const Call& call) {
-  constexpr Config X = kConfigs[I].config;
+template <class T>
+void launch(const Launch& X, const Call& call) {
   const auto memory = [&](int64_t numel, ScalarType dtype) {
     return torch::stable::empty({numel}, dtype, std::nullopt, call.u.device());
   };
@@ -37,47 +51,41 @@ void launch(const Call& call) {
   // Programs are persistent. If there are too few tiles, the samples of sets are shared out, as far as each program
   // still has two of an average set: each makes the set's term for itself.
   const int64_t num_sets = call.offsets.size(0) - 1, column_tiles = pack.column_tiles();
-  const int64_t tiles = num_sets * (X.kernel == 1 ? ceil_div(int64_t(h) * w, X.tile_h() * X.tile_w())
-                                                  : ceil_div(out_h, X.tile_h()) * ceil_div(out_w, X.tile_w()));
-  const int64_t slots =
-      std::max<int64_t>(1, resident_programs<halo_layer_kernel<T, I>>(X.warps() * 32, X.shared()) / column_tiles);
+  const int64_t tiles = num_sets * (X.kernel_size == 1 ? ceil_div(int64_t(h) * w, X.tile_h * X.tile_w)
+                                                       : ceil_div(out_h, X.tile_h) * ceil_div(out_w, X.tile_w));
+  const int64_t slots = std::max<int64_t>(1, resident_programs(X.kernel, X.warps * 32, X.shared) / column_tiles);
   const int64_t parts = std::clamp<int64_t>(slots / tiles, 1, std::max<int64_t>(1, n / num_sets / 2));
   STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles, " tiles: expected fewer than 2^31");
   const int programs = int(std::min(slots, tiles * parts) * column_tiles);
-  const Tensor scratch = memory(int64_t(programs) * X.scratch(), ScalarType::Float);
+  const Tensor scratch = memory(int64_t(programs) * X.scratch, ScalarType::Float);
   const T *u = input<T>(call.u), *bias = call.bias ? input<T>(*call.bias) : nullptr;
   const T* slope = call.slope ? input<T>(*call.slope) : nullptr;
   T* y = output<T>(call.out);
-  HaloLayer<T, X> layer{{u,
-                         pack.packed,
-                         bias,
-                         slope,
-                         input<int32_t>(call.offsets),
-                         y,
-                         output<float>(scratch),
-                         int(num_sets),
-                         h,
-                         w,
-                         out_h,
-                         out_w,
-                         call.pad_h,
-                         call.pad_w,
-                         int(channels),
-                         int(out_channels),
-                         h * w,
-                         out_h * out_w,
-                         access_width(int(channels), u),
-                         access_width(int(out_channels), y),
-                         int(parts),
-                         call.single}};
-  if (X.kernel == 1) layer.a.as_lines(X.tile_w());
-  halo_layer_kernel<T, I><<<programs, X.warps() * 32, X.shared(), stream>>>(layer);
-  check_cuda(cudaGetLastError());
-}
-
-template <class T, size_t... I>
-void launch_config(int64_t config, const Call& call, std::index_sequence<I...>) {
-  ((config == int64_t(I) ? launch<T, int(I)>(call) : void()), ...);
+  Arguments<T> layer{u,
+                     pack.packed,
+                     bias,
+                     slope,
+                     input<int32_t>(call.offsets),
+                     y,
+                     output<float>(scratch),
+                     int(num_sets),
+                     h,
+                     w,
+                     out_h,
+                     out_w,
+                     call.pad_h,
+                     call.pad_w,
+                     int(channels),
+                     int(out_channels),
+                     h * w,
+                     out_h * out_w,
+                     access_width(int(channels), u),
+                     access_width(int(out_channels), y),
+                     int(parts),
+                     call.single};
+  if (X.kernel_size == 1) layer.as_lines(X.tile_w);
+  void* arguments[] = {&layer};
+  check_cuda(cudaLaunchKernel(X.kernel, dim3(programs), dim3(X.warps * 32), arguments, size_t(X.shared), stream));
 }
 
 void check_channel_values(const std::optional<Tensor>& x, const char* name, const Tensor& like) {
@@ -91,9 +99,13 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
                 const std::optional<Tensor> slope, const Tensor offsets, int64_t config, int64_t pad_h, int64_t pad_w,
                 bool transposed, bool single, Tensor out) {
   check_image(u, "u", u.dim() > 1 ? u.size(1) : 0, u);
-  STD_TORCH_CHECK(config >= 0 && config < kNumConfigs, "config is ", config, ": expected 0 to ", kNumConfigs - 1);
-  const Config& chosen = kConfigs[config].config;
-  const int64_t k = chosen.kernel, stride = chosen.stride;
+  STD_TORCH_CHECK(config >= 0 && config < kNumRows, "config is ", config, ": expected 0 to ", kNumRows - 1);
+  STD_TORCH_CHECK(u.scalar_type() == ScalarType::BFloat16 || u.scalar_type() == ScalarType::Half,
+                  "u: expected bfloat16 or float16");
+  constexpr auto every = std::make_index_sequence<kNumConfigs>();
+  const bool is_float16 = u.scalar_type() == ScalarType::Half;
+  const Launch chosen = is_float16 ? launch_of_row<Float16>(config, every) : launch_of_row<Bfloat16>(config, every);
+  const int64_t k = chosen.kernel_size, stride = chosen.stride;
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) % 2 == 0 && weight.size(2) == k && weight.size(3) == k &&
                       weight.scalar_type() == u.scalar_type() && weight.device() == u.device(),
                   "weight: expected [Co, 2C, ", k, ", ", k, "], of u's dtype and device");
@@ -117,13 +129,7 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
   const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());
   const Call call{u,          weight,     offsets,    out,   bias ? &*bias : nullptr, slope ? &*slope : nullptr,
                   int(pad_h), int(pad_w), transposed, single};
-  constexpr auto every = std::make_index_sequence<kNumConfigs>();
-  if (u.scalar_type() == ScalarType::BFloat16) {
-    launch_config<Bfloat16>(config, call, every);
-  } else {
-    STD_TORCH_CHECK(u.scalar_type() == ScalarType::Half, "u: expected bfloat16 or float16");
-    launch_config<Float16>(config, call, every);
-  }
+  is_float16 ? launch<Float16>(chosen, call) : launch<Bfloat16>(chosen, call);
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ void launch(const Call& call) {
                    means ? input<int32_t>(call.set_ids) : nullptr, int(samples), call.pad_h, call.pad_w, bias}};
     const int64_t steps = samples * kernel.tiles(), pairs = kernel.pairs();
     STD_TORCH_CHECK(steps * pairs < INT32_MAX, "u has ", steps, " tiles: expected fewer than 2^31");
-    const int64_t slots = resident_programs<kKernel>(Kernel::kWarps * 32, Kernel::kShared) / pairs;
+    const int64_t slots =
+        resident_programs(reinterpret_cast<const void*>(kKernel), Kernel::kWarps * 32, Kernel::kShared) / pairs;
     const int slices = int(std::max<int64_t>(1, std::min(slots, steps / kSteps)));
     const Tensor partials = memory({slices * pairs * Kernel::kPartial}, ScalarType::Float);
     kernel.a.partials = output<float>(partials);

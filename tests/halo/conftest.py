@@ -12,6 +12,14 @@ def library():
 
 
 @pytest.fixture(scope="session")
+def warpgroup_library():
+    """The kernels for warpgroups on the emulator."""
+    import emulated
+
+    return emulated.build(flags=("-DWARPGROUPS",))
+
+
+@pytest.fixture(scope="session")
 def gradients():
     """The kernels of the weight gradient on the emulator."""
     import emulated_weight_gradient

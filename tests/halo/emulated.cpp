@@ -1,11 +1,30 @@
-// The kernels of csrc/halo on the emulator, as a C function that the tests call.
+// The kernels of csrc/halo on the emulator, as a C function that the tests call: those of configs.h, or, with
+// -DWARPGROUPS, those of warpgroup_configs.h.
 #include <utility>
 
+#ifdef WARPGROUPS
+#include "warpgroup_layer.h"
+#else
 #include "layer.h"
+#endif
 #include "weights.h"
 
 namespace interconv::halo {
 namespace {
+
+#ifdef WARPGROUPS
+template <class T, int I>
+using Layer = WarpgroupLayer<T, kWarpgroupConfigs[I].config>;
+using LayerBlock = WarpgroupBlock;
+constexpr auto& kTable = kWarpgroupConfigs;
+constexpr int kTableSize = kNumWarpgroupConfigs, kFirstRow = kNumConfigs;
+#else
+template <class T, int I>
+using Layer = HaloLayer<T, kConfigs[I].config>;
+using LayerBlock = Block;
+constexpr auto& kTable = kConfigs;
+constexpr int kTableSize = kNumConfigs, kFirstRow = 0;
+#endif
 
 // As _Call in emulated.py.
 struct Call {
@@ -23,8 +42,8 @@ struct Call {
 
 template <class T, int I>
 void run(Call& call) {
-  using Kernel = HaloLayer<T, kConfigs[I].config>;
-  constexpr Config X = kConfigs[I].config;
+  using Kernel = Layer<T, I>;
+  constexpr auto X = kTable[I].config;
   PackWeights<T> pack{static_cast<const T*>(call.weight),
                       nullptr,
                       call.strides[0],
@@ -44,28 +63,28 @@ void run(Call& call) {
 
   const int programs = call.programs * pack.column_tiles();
   std::vector<uint4> scratch(int64_t(programs) * X.scratch() / 4);
-  Kernel kernel{{static_cast<const T*>(call.u),
-                 pack.packed,
-                 static_cast<const T*>(call.bias),
-                 static_cast<const T*>(call.slope),
-                 call.offsets,
-                 static_cast<T*>(call.y),
-                 reinterpret_cast<float*>(scratch.data()),
-                 call.num_sets,
-                 call.h,
-                 call.w,
-                 call.out_h,
-                 call.out_w,
-                 call.pad_h,
-                 call.pad_w,
-                 call.channels,
-                 call.out_channels,
-                 call.h * call.w,
-                 call.out_h * call.out_w,
-                 access_width(call.channels, call.u),
-                 access_width(call.out_channels, call.y),
-                 call.parts,
-                 call.single != 0}};
+  Kernel kernel{{{static_cast<const T*>(call.u),
+                  pack.packed,
+                  static_cast<const T*>(call.bias),
+                  static_cast<const T*>(call.slope),
+                  call.offsets,
+                  static_cast<T*>(call.y),
+                  reinterpret_cast<float*>(scratch.data()),
+                  call.num_sets,
+                  call.h,
+                  call.w,
+                  call.out_h,
+                  call.out_w,
+                  call.pad_h,
+                  call.pad_w,
+                  call.channels,
+                  call.out_channels,
+                  call.h * call.w,
+                  call.out_h * call.out_w,
+                  access_width(call.channels, call.u),
+                  access_width(call.out_channels, call.y),
+                  call.parts,
+                  call.single != 0}}};
   if (X.kernel == 1) kernel.a.as_lines(X.tile_w());
   std::string errors;
   for (int program = 0; program < programs; ++program) {
@@ -79,7 +98,7 @@ void run(Call& call) {
     machine.allow(scratch.data() + int64_t(program) * X.scratch() / 4, X.scratch() * 4, true);
     machine.leave_out(Op(call.left_out), call.left_out_index);
     machine.run([&](int warp) {
-      Block block(machine, warp, program, programs);
+      LayerBlock block(machine, warp, program, programs);
       kernel.run(block);
     });
     const Counts& c = machine.counts;
@@ -96,7 +115,7 @@ void run(Call& call) {
 
 template <class T, size_t... I>
 void choose(int config, Call& call, std::index_sequence<I...>) {
-  ((config == int(I) ? run<T, int(I)>(call) : void()), ...);
+  ((config == kFirstRow + int(I) ? run<T, int(I)>(call) : void()), ...);
 }
 
 }  // namespace
@@ -104,6 +123,6 @@ void choose(int config, Call& call, std::index_sequence<I...>) {
 
 extern "C" void halo_layer(int config, int is_float16, interconv::halo::Call* call) {
   using namespace interconv::halo;
-  constexpr auto every = std::make_index_sequence<kNumConfigs>();
+  constexpr auto every = std::make_index_sequence<kTableSize>();
   is_float16 ? choose<Float16>(config, *call, every) : choose<Bfloat16>(config, *call, every);
 }

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "emulated.cpp"
 BUILD = ROOT / "build" / "halo"
 ORDERS = ("in turn", "shuffled", "interleaved")
-OPS = ("none", "sync", "sync_warp", "commit", "wait")
+OPS = ("none", "sync", "sync_warp", "commit", "wait", "fence_async", "fence_products", "commit_products")
+OPS += ("wait_products", "arrive_at", "wait_at")
 COUNTS = ("copied", "read", "written", "sectors", "wavefronts", "products", "barriers", "copied_u")
 GUARD = 64  # values of NaN on both sides of the result
 
@@ -80,14 +81,17 @@ def build(source: Path = ROOT / "csrc" / "halo", flags: tuple[str, ...] = (), dr
     return ctypes.CDLL(str(library))
 
 
-def mutate(folder: Path, body: str, pattern: str, replacement: str, table: str, row: int = 0) -> Path:
-    """A copy of the kernels with one change in the file `body`, and one row of the table, which is compiled faster."""
+def mutate(folder: Path, files: tuple[str, ...], pattern: str, replacement: str, table: str, row: int = 0) -> Path:
+    """A copy of the kernels with one change in one of the files, and one row of the table, which is compiled faster."""
     source = folder / "halo"
     shutil.copytree(ROOT / "csrc" / "halo", source)
     shutil.copy(ROOT / "csrc" / "inline.h", folder)
-    changed, count = re.subn(pattern, replacement, (source / body).read_text())
-    assert count == 1
-    (source / body).write_text(changed)
+    changes = 0
+    for name in files:
+        changed, count = re.subn(pattern, replacement, (source / name).read_text())
+        (source / name).write_text(changed)
+        changes += count
+    assert changes == 1
     text = (source / table).read_text()
     rows = re.search(r"(?<=onfigs\[\] = \{\n).*?(?=\n\};)", text, re.DOTALL)
     assert rows is not None

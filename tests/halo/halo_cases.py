@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from ctypes import CDLL
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,8 @@ from emulated import Options, Report
 DTYPES = (torch.bfloat16, torch.float16)
 RAGGED = [2, 0, 1, 3]
 LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_120": 99 * 1024}  # bytes of shared memory that a block may have
-CONFIGS = halo.configs()
+CONFIGS = tuple(config for config in halo.configs() if config.engine == "mma.sync")
+WARPGROUP_CONFIGS = tuple(config for config in halo.configs() if config.engine == "wgmma")
 TIMES_TORCH = 2  # how many times the error of plain torch in the same dtype is allowed
 
 
@@ -99,3 +102,9 @@ class Case:
         )
         assert reference.relative_error(y, exact) <= allowed
         return report
+
+
+def mutated(folder: Path, pattern: str, replacement: str, table: str, row: int, flags: tuple[str, ...] = ()) -> CDLL:
+    """The layer's kernels of one row of a table, with one change in their code."""
+    files = ("layer.h", "layer_base.h", "warpgroup_layer.h")
+    return emulated.build(emulated.mutate(folder, files, pattern, replacement, table, row), flags)

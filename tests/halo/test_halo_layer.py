@@ -170,6 +170,12 @@ def test_one_machine_code_serves_later_minor_versions():
     assert names(["7.5"]) == []
 
 
+def test_sm_90a_is_built_wherever_9_0_is():
+    for_warpgroups = _setup_function("for_warpgroups")
+    assert all(map(for_warpgroups, (["8.0", "9.0"], ["9.0+PTX"], ["9.0a"], ["9.0a+PTX", "8.0"])))
+    assert not any(map(for_warpgroups, (["8.0", "8.9"], ["10.0", "12.0+PTX"], ["9.9"])))
+
+
 def _setup_function(name):
     source = (emulated.ROOT / "setup.py").read_text()
     found = re.search(rf"def {name}\(.*?(?=\n\ndef |\nclass )", source, re.DOTALL)[0]

@@ -1,9 +1,8 @@
 """The emulator notices missing barriers, waits and commits, and the tests notice wrong kernels."""
 
-import emulated
 import pytest
 import torch
-from halo_cases import CONFIGS, Case, last_config  # first: it may skip
+from halo_cases import CONFIGS, Case, last_config, mutated  # first: it may skip
 
 from interconv_kernels import reference
 
@@ -53,8 +52,8 @@ MUTANTS = {
     "halo off by one": (r"S \* s\.h0 - a\.pad_h \+ pixel", "S * s.h0 - a.pad_h + 1 + pixel"),
     "halo too wide": (r"unsigned\(w\) < unsigned\(a\.w\)", "unsigned(w) <= unsigned(a.w)"),
     "mean of one sample too few": (
-        r"make_mean<V>\(block, s, s\.lo, s\.hi, to\)",
-        "make_mean<V>(block, s, s.lo + 1, s.hi, to)",
+        r"make_mean<V>\(block, kAll, s, s\.lo, s\.hi, to\)",
+        "make_mean<V>(block, kAll, s, s.lo + 1, s.hi, to)",
     ),
     "next stage is the one in use": (r"stage \^ 1 : stage", "stage : stage"),
     "columns of the image not checked": (r"w0 \+ pixel >= a\.out_w \|\| ", ""),
@@ -64,9 +63,8 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_noticed(tmp_path, mutant):
-    pattern, replacement = MUTANTS[mutant]
     row = 3 if "weights" in mutant else 0  # by turns
-    source = emulated.mutate(tmp_path, "layer.h", pattern, replacement, "configs.h", row)
-    y, report = Case(16, 16, (19, 21), [2, 1]).run(emulated.build(source), CONFIGS[0])
+    library = mutated(tmp_path, *MUTANTS[mutant], "configs.h", row)
+    y, report = Case(16, 16, (19, 21), [2, 1]).run(library, CONFIGS[0])
     exact = Case(16, 16, (19, 21), [2, 1]).in_torch(reference.interconv2d, torch.float64)
     assert report.errors or not reference.relative_error(y, exact) <= 0.02

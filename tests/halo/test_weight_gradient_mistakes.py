@@ -56,7 +56,7 @@ def test_the_case_of_the_mutants_is_computed_right(gradients):
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_noticed(tmp_path, mutant):
-    source = emulated.mutate(tmp_path, "weight_gradient.h", *MUTANTS[mutant], "weight_gradient_configs.h")
+    source = emulated.mutate(tmp_path, ("weight_gradient.h",), *MUTANTS[mutant], "weight_gradient_configs.h")
     case = mutants_case()
     result = case.run(build_weight_gradient(source), 0, slices=3)
     assert result.errors or any(not error <= allowed for error, allowed in case.errors(result))

@@ -32,7 +32,7 @@ MAX_ON_CHIP = 16  # samples in an average set: more, and too few threads of the 
 
 
 class Config(NamedTuple):
-    """A row of csrc/halo/configs.h."""
+    """A row of csrc/halo/configs.h or warpgroup_configs.h."""
 
     row: int
     kernel: int
@@ -44,13 +44,15 @@ class Config(NamedTuple):
     warps: int
     shared: int  # bytes of shared memory
     products_in_loop: int  # tensor-core instructions of a warp for 16 channels
+    engine: str  # "mma.sync", or "wgmma" (compute capability 9.0 alone)
     weights: str  # "resident", "by turns" or "streamed"
     reason: str
 
     @property
     def name(self) -> str:
         layer = f"{self.kernel}x{self.kernel}" + ("-stride2" if self.stride == 2 else "")
-        return f"halo-{layer}-{self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
+        prefix = "halo" if self.engine == "mma.sync" else self.engine
+        return f"{prefix}-{layer}-{self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
 
     def padded_products(self, channels: int, out_channels: int) -> int:
         """C Co with both padded, for one pixel and tap."""
@@ -79,12 +81,15 @@ def configs() -> tuple[Config, ...]:
 
 
 @functools.cache
-def candidates_for(kernel: int, stride: int, channels: int, out_channels: int, shared_limit: int) -> tuple[Config, ...]:
+def candidates_for(
+    kernel: int, stride: int, channels: int, out_channels: int, shared_limit: int, engine: str = "mma.sync"
+) -> tuple[Config, ...]:
     """The configurations for a kind of layer, on a GPU whose blocks have so much shared memory.
 
     Those are left out that pad the channels to more than MAX_PADDED times the products of another one.
     """
-    fitting = [config for config in configs() if config.fits(kernel, stride, channels, shared_limit)]
+    rows = [config for config in configs() if config.engine == engine]
+    fitting = [config for config in rows if config.fits(kernel, stride, channels, shared_limit)]
     fewest = min((config.padded_products(channels, out_channels) for config in fitting), default=0)
     return tuple(c for c in fitting if c.padded_products(channels, out_channels) <= MAX_PADDED * fewest)
 
@@ -133,6 +138,23 @@ def _shared_limit(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
 
 
+@functools.cache
+def _has_wgmma(device: torch.device) -> bool:
+    """Whether the kernels for warpgroups were built, and run on this GPU: sm_90a runs on 9.0 alone."""
+    from . import build_report
+
+    built = "9.0a" in build_report().get("halo_architectures", [])
+    return built and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+def _all_candidates(
+    kernel: int, stride: int, channels: int, out_channels: int, device: torch.device
+) -> tuple[Config, ...]:
+    """Those of both engines, as far as they run on the GPU."""
+    layer, limit = (kernel, stride, channels, out_channels), _shared_limit(device)
+    return candidates_for(*layer, limit) + (candidates_for(*layer, limit, "wgmma") if _has_wgmma(device) else ())
+
+
 def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, list[str]]:
     """The configurations to choose from: of the layer, or backward of grad_u."""
     channels, out_channels = u.shape[1], weight.shape[0]
@@ -140,7 +162,7 @@ def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> d
         if conv.stride != (1, 1):
             return {}
         channels, out_channels = out_channels, channels
-    found = candidates_for(weight.shape[2], conv.stride[0], channels, out_channels, _shared_limit(u.device))
+    found = _all_candidates(weight.shape[2], conv.stride[0], channels, out_channels, u.device)
     return {"layer": [config.name for config in found]}
 
 
@@ -197,10 +219,9 @@ def _layer(
         (u.shape[0], out_channels, *size), dtype=u.dtype, device=u.device, memory_format=torch.channels_last
     )
     u = u.contiguous(memory_format=torch.channels_last)
-    fitting = candidates_for(weight.shape[2], conv.stride[0], u.shape[1], out_channels, _shared_limit(u.device))
-    chosen = next((config for config in fitting if config.name == tiles.get("layer")), None)
-    if chosen is None:
-        chosen = pick(fitting, u.shape[1], out_channels, size)
+    layer = (weight.shape[2], conv.stride[0], u.shape[1], out_channels)
+    named = (config for config in _all_candidates(*layer, u.device) if config.name == tiles.get("layer"))
+    chosen = next(named, None) or pick(candidates_for(*layer, _shared_limit(u.device)), u.shape[1], out_channels, size)
     _ops.halo_layer(u, weight, bias, slope, sets.offsets, chosen.row, *padding, transposed, sets.all_single, y)
     return y.contiguous(memory_format=conv.fmt)
 
