@@ -155,7 +155,7 @@ def test_predictions_say_what_they_are_and_stay_below_the_floor():
     printed = run("predict", "--gpu", "h200")
     assert printed.returncode == 0, printed.stderr
     heads = [line for line in printed.stdout.splitlines() if line.startswith(("| layer", "PREDICTED"))]
-    assert len(heads) == 6
+    assert len(heads) == 8
     assert all("PREDICTED" in head for head in heads)
     shares = [int(share) for share in re.findall(r"(\d+)%", printed.stdout)]
     assert len(shares) > 100
