@@ -65,6 +65,7 @@ def on_emulator(library, gradients, monkeypatch):
     monkeypatch.setattr(halo, "_ops", ops)
     monkeypatch.setattr(halo, "_shared_limit", lambda device: LIMITS["sm_80"])
     monkeypatch.setattr(halo, "_unsuitable_gpu", lambda device: None)
+    monkeypatch.setattr(halo, "_has_wgmma", lambda device: False)
 
 
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
