@@ -69,7 +69,7 @@ def exchange(
         wanted: which modules.
         reason: why a module must stay, or None.
         build: makes what stands in its place.
-        renewed: the names of the parameters that are made anew, so that ties have to be kept.
+        renewed: the names of the parameters that are replaced by new ones, so that ties have to be kept.
         note: what the report adds to a change.
     """
     before = list(model.parameters())

@@ -102,7 +102,7 @@ class SetDataLoader(nnUNetDataLoader):  # type: ignore[misc]
 
 
 def transform_set(transforms: Any, samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Applies nnU-Net's transforms to the images of a set: spatial ones with the same random numbers, others each anew.
+    """Applies nnU-Net's transforms to the images of a set: spatial ones the same for all, others random for each image.
 
     Args:
         transforms: nnU-Net's ComposeTransforms.
