@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 TABLE = Path(__file__).parents[2] / "csrc" / "halo" / "configs.h"
-Weights: TypeAlias = Literal["resident", "by turns", "streamed"]
-WEIGHTS: dict[str, Weights] = {"kResident": "resident", "kByTurns": "by turns", "kStreamed": "streamed"}
+Weights: TypeAlias = Literal["resident", "alternating", "streamed"]
+WEIGHTS: dict[str, Weights] = {"kResident": "resident", "kAlternating": "alternating", "kStreamed": "streamed"}
 ROW = re.compile(r"\{\{3, 1, ((?:\d+, ){6})Weights::(\w+), Term::(\w+)\}")  # of 3x3 kernels, stride 1
 STAGES = 2
 VALUE = 2  # bytes of bfloat16 and float16
@@ -80,7 +80,7 @@ class Config(NamedTuple):
         skew = 1 if self.planes >= 8 else 8 // self.planes
         plane = ((self.halo + 7 - skew) // 8 * 8 + skew) * 16
         stage = up(self.planes * plane, 128) + self.weights_bytes * (self.weights == "streamed")
-        resident = {"resident": 2, "by turns": 1, "streamed": 0}[self.weights] * self.weights_bytes
+        resident = {"resident": 2, "alternating": 1, "streamed": 0}[self.weights] * self.weights_bytes
         return resident + self.stages * stage + self.warps * 8 * (self.nt * 16 + 16)
 
 
@@ -185,7 +185,7 @@ def counts(config: Config, layer: Layer, multiprocessors: int, resident: int, pa
     )
     weights = {
         "resident": 2 * programs,
-        "by turns": programs if layer.single else 2 * len(items) * column_tiles,
+        "alternating": programs if layer.single else 2 * len(items) * column_tiles,
         "streamed": passes * chunks,
     }[c.weights] * c.weights_bytes
     term = 0 if c.term_in_registers or layer.single else (means + samples * tiles) * column_tiles * _tile_values(c) * 4

@@ -18,7 +18,7 @@ int products(const WarpgroupConfig& config) { return 9 * config.mt; }
 
 template <class Rows>
 void add(std::string& rows, const Rows& table, const char* engine) {
-  constexpr const char* kWeightsNames[] = {"resident", "by turns", "streamed"};
+  constexpr const char* kWeightsNames[] = {"resident", "alternating", "streamed"};
   for (const auto& [config, reason] : table) {
     if (!rows.empty()) rows += ", ";
     rows += "{" + field("kernel", config.kernel) + field("stride", config.stride) + field("channels", config.channels) +

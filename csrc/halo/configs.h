@@ -8,9 +8,9 @@ namespace interconv::halo {
 
 // Where the weights [kernel^2][channels][columns] of a program are.
 enum class Weights {
-  kResident,  // in shared memory for as long as the program runs, own and set half
-  kByTurns,   // the set half while the term of a tile is made, then the own half
-  kStreamed,  // copied with each chunk of channels
+  kResident,     // in shared memory for as long as the program runs, own and set half
+  kAlternating,  // the set half while the term of a tile is made, then the own half
+  kStreamed,     // copied with each chunk of channels
 };
 
 // Where the term of a tile, conv(s; Ws) + b in float32, is kept while the samples of the set are computed.
@@ -47,7 +47,7 @@ struct Config {
   // Bytes of a stage: a chunk of the tile's channels, and of the weights if they are streamed.
   constexpr int stage() const { return tile() + (weights == Weights::kStreamed ? weights_bytes() : 0); }
   constexpr int first_stage() const {
-    return weights == Weights::kResident ? 2 * weights_bytes() : weights == Weights::kByTurns ? weights_bytes() : 0;
+    return weights == Weights::kResident ? 2 * weights_bytes() : weights == Weights::kAlternating ? weights_bytes() : 0;
   }
   constexpr int staging() const { return first_stage() + 2 * stage(); }
   constexpr int staging_row() const { return nt() * 16 + 16; }  // of a pixel; 16 bytes more against bank conflicts
@@ -69,10 +69,10 @@ inline constexpr Row kConfigs[] = {
      "up to 16 channels: bound by memory, so all that is reused stays on chip; three programs share a multiprocessor"},
     {{3, 1, 32, 32, 4, 2, 2, 1, Weights::kResident, Term::kRegisters},
      "up to 32 channels: as for 16; sums and term take 128 registers a thread, two programs share a multiprocessor"},
-    {{3, 1, 48, 48, 4, 2, 2, 1, Weights::kByTurns, Term::kMemory},
+    {{3, 1, 48, 48, 4, 2, 2, 1, Weights::kAlternating, Term::kMemory},
      "up to 48 channels (46): 64 would pad the products by 78 %; sums and term do not fit the registers"},
-    {{3, 1, 64, 64, 4, 2, 2, 1, Weights::kByTurns, Term::kMemory},
-     "up to 64 channels: both halves of the weights and two tiles would take 231 KB, by turns they take 159"},
+    {{3, 1, 64, 64, 4, 2, 2, 1, Weights::kAlternating, Term::kMemory},
+     "up to 64 channels: both halves of the weights and two tiles would take 231 KB, one half at a time takes 159"},
     {{3, 1, 16, 128, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory},
      "many channels: 16x16 pixels and 128 columns for each copy of 16 channels' weights"},
     {{3, 1, 16, 96, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory},

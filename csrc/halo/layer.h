@@ -101,7 +101,7 @@ struct HaloLayer : LayerBase<T, X> {
       this->copy_weights(block, kAll, true, column_tile, 0, kWeights);
     }
     Step s = first(block, block.program / column_tiles(), stride);
-    int stage = 0, loaded = -1;  // loaded: which half of the weights, if by turns
+    int stage = 0, loaded = -1;  // loaded: which half of the weights, if they alternate
     bool started = false;        // whether the inputs of the first step are on their way
     Sums sums, term;             // term: only if it is kept in registers
     IK_NO_UNROLL while (s.item < items()) {
@@ -109,7 +109,7 @@ struct HaloLayer : LayerBase<T, X> {
         block.template wait<0>();
         block.sync();  // the inputs of this step are there, and every warp has read the stage that is filled next
       }
-      const bool turn = X.weights == Weights::kByTurns && started && loaded != int(s.mean);
+      const bool turn = X.weights == Weights::kAlternating && started && loaded != int(s.mean);
       if (turn) {
         this->copy_weights(block, kAll, s.mean, column_tile, 0, 0);
         block.commit();
@@ -125,9 +125,9 @@ struct HaloLayer : LayerBase<T, X> {
         block.sync();
       }
       const int tile = kFirstStage + stage * kStage;
-      const int weights = X.weights == Weights::kResident  ? s.mean * kWeights
-                          : X.weights == Weights::kByTurns ? 0
-                                                           : tile + kTile;
+      const int weights = X.weights == Weights::kResident      ? s.mean * kWeights
+                          : X.weights == Weights::kAlternating ? 0
+                                                               : tile + kTile;
       if (!kChunks || s.chunk == 0) {
         if (s.mean || a.single) {
           this->start_from_bias(block, first_column, sums);

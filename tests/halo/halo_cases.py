@@ -27,7 +27,7 @@ TIMES_TORCH = 2  # how many times the error of plain torch in the same dtype is 
 
 
 def last_config(weights: str) -> halo.Config:
-    """The last row for 3x3 kernels of stride 1 with its weights "resident", "by turns" or "streamed"."""
+    """The last row for 3x3 kernels of stride 1 with its weights "resident", "alternating" or "streamed"."""
     return [c for c in CONFIGS if (c.kernel, c.stride, c.weights) == (3, 1, weights)][-1]
 
 

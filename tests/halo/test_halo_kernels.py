@@ -54,7 +54,7 @@ def test_any_size(library, size):
     "lengths", [[1, 1, 1], [300], [0, 0, 2, 0, 1, 0], [1, 17, 1], [3]], ids=lambda lengths: "+".join(map(str, lengths))
 )
 def test_any_sets(library, lengths):
-    for weights, channels in (("resident", 8), ("by turns", 33), ("streamed", 40)):
+    for weights, channels in (("resident", 8), ("alternating", 33), ("streamed", 40)):
         if sum(lengths) < 300 or weights == "resident":
             config = last_config(weights)
             Case(channels, 8, (5, 6), lengths).check(library, config)
@@ -89,7 +89,7 @@ def test_long_sets_are_shared_out(library):
         assert torch.equal(case.run(library, CONFIGS[0], parts=parts)[0], y)
 
 
-@pytest.mark.parametrize("weights", ["resident", "by turns", "streamed"])
+@pytest.mark.parametrize("weights", ["resident", "alternating", "streamed"])
 def test_order_of_warps_does_not_matter(library, weights):
     config = last_config(weights)
     case = Case(config.channels, 24, (9, 11), RAGGED)

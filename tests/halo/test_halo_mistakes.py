@@ -17,15 +17,15 @@ def left_out(library, case, config, op):
 
 # One set of two samples, of one tile: the steps are the mean, sample 0 and sample 1. What may be missing:
 #   the last wait of all, and the last commits, which close a group with nothing in it;
-#   by turns, at the steps mean and sample 0, the weights are copied and waited for once more right after the step's own
-#   wait; and the first barrier, since there is one after that wait.
+#   alternating weights: at the steps mean and sample 0 they are copied and waited for once more right after the step's
+#   own wait; and the first barrier, since there is one after that wait.
 HARMLESS = {
     ("resident", "sync"): set(),
     ("resident", "wait"): {3},
     ("resident", "commit"): {3},
-    ("by turns", "sync"): {0},
-    ("by turns", "wait"): {0, 2, 5},
-    ("by turns", "commit"): {0, 5},
+    ("alternating", "sync"): {0},
+    ("alternating", "wait"): {0, 2, 5},
+    ("alternating", "commit"): {0, 5},
     ("streamed", "sync"): set(),
     ("streamed", "wait"): {3},
     ("streamed", "commit"): {3},
@@ -33,7 +33,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("op", ["sync", "wait", "commit"])
-@pytest.mark.parametrize("weights", ["resident", "by turns", "streamed"])
+@pytest.mark.parametrize("weights", ["resident", "alternating", "streamed"])
 def test_each_missing_barrier_wait_and_commit_is_reported(library, weights, op):
     config = last_config(weights)
     reports = left_out(library, Case(16, 16, (5, 7), [2]), config, op)
@@ -63,7 +63,7 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_noticed(tmp_path, mutant):
-    row = 3 if "weights" in mutant else 0  # by turns
+    row = 3 if "weights" in mutant else 0  # alternating weights
     library = mutated(tmp_path, *MUTANTS[mutant], "configs.h", row)
     y, report = Case(16, 16, (19, 21), [2, 1]).run(library, CONFIGS[0])
     exact = Case(16, 16, (19, 21), [2, 1]).in_torch(reference.interconv2d, torch.float64)

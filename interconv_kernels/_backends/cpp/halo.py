@@ -45,7 +45,7 @@ class Config(NamedTuple):
     shared: int  # bytes of shared memory
     products_in_loop: int  # tensor-core instructions of a warp for 16 channels
     engine: str  # "mma.sync", or "wgmma" (compute capability 9.0 alone)
-    weights: str  # "resident", "by turns" or "streamed"
+    weights: str  # "resident", "alternating" or "streamed"
     reason: str
 
     @property
