@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from interconv_kernels._files import write_text
@@ -44,3 +46,32 @@ def difference(path: Path, name: str, content: str) -> str:
     if old is None:
         return f"{path} has no section {name!r}\n"
     return "".join(difflib.unified_diff(old.splitlines(True), content.splitlines(True), str(path), "computed now"))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --write and --check, each with the document."""
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this document")
+    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in this document")
+
+
+def write_or_compare(arguments: argparse.Namespace, sections: Mapping[str, str]) -> str:
+    """Does what --write or --check asks for.
+
+    Args:
+        arguments: with one of them.
+        sections: the content of each section, by name.
+
+    Returns:
+        The differences from the document of --check; "" if there are none.
+
+    Raises:
+        ValueError: as `write_section`.
+    """
+    differences = ""
+    for name, content in sections.items():
+        if arguments.write:
+            write_section(arguments.write, name, content)
+        else:
+            differences += difference(arguments.check, name, content)
+    return differences

@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ..document import difference, write_section
-from .native_code import DTYPES, MACHINE_CODE, SOURCE
-from .offline import CHIPS, NVIDIA_TOOLS, Chip, Code, occupancy, resident_programs
+from ..document import add_options, write_or_compare
+from .native_code import DTYPES, MACHINE_CODE, count, entries, functions, nvcc, occupancy_cell, parse_ptxas
+from .offline import CHIPS, Chip, Code, resident_programs
 
 SECTION = "machine code of the weight gradient"
 CODE = """#include <cstdio>
@@ -66,19 +66,10 @@ class Row(NamedTuple):
     products: int  # of a warp in its inner loop
 
 
-def compiler(*arguments: str | Path) -> str:
-    """Run nvcc; what it prints."""
-    command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", "-Xptxas", "-v", *arguments]
-    log = subprocess.run(command, capture_output=True, text=True, check=False)
-    if log.returncode:
-        raise RuntimeError(log.stderr)
-    return log.stderr
-
-
 def rows_of(source: Path) -> list[Row]:
     """The table, from the kernels' own constants."""
     program = source.with_suffix("")
-    compiler("-arch=sm_80", source, "-o", program)
+    nvcc("-arch=sm_80", source, "-o", program)
     found = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     return [Row(*fields) for fields in json.loads(found)]
 
@@ -86,18 +77,13 @@ def rows_of(source: Path) -> list[Row]:
 def compile_for(chip: Chip, source: Path, rows: list[Row]) -> dict[tuple[str, int], Code]:
     """The code of each (dtype, row), for a GPU; the kernel that adds up comes after the last row."""
     cubin = source.with_name(f"{chip.name}.cubin")
-    log = compiler(f"-arch={chip.name}", "-cubin", source, "-o", cubin)
-    sass = subprocess.run([NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True)
-    products = {_key(part): len(re.findall(r"\bHMMA\.", part)) for part in sass.stdout.split("Function : ")[1:]}
+    log = nvcc(f"-arch={chip.name}", "-cubin", source, "-o", cubin)
+    instructions = {_key(part): count(part, "HMMA") for part in functions(cubin)}
     code = {}
-    for part in log.split("Compiling entry function ")[1:]:
+    for part in entries(log):
         key = _key(part)
         row = rows[key[1]] if key[1] >= 0 else Row("addition", 8, 1024, 1, 0)
-        spills = re.search(r"[1-9]\d* bytes (stack frame|spill stores|spill loads)", part)
-        registers = re.search(r"Used (\d+) registers", part)
-        assert registers is not None
-        found = Code(int(registers[1]), spills[0] if spills else "", row.shared, 0, row.warps, {"mma": products[key]})
-        code[key] = found
+        code[key] = parse_ptxas(part, row, instructions[key])
     return code
 
 
@@ -130,9 +116,7 @@ def table(rows: list[Row], compiled: dict[str, dict[tuple[str, int], Code]]) -> 
     for i, row in enumerate(rows):
         cells = [row.name, f"{row.shared / 1024:.0f}"]
         for gpu, arch in MACHINE_CODE.items():
-            code = max((compiled[arch][dtype, i] for dtype in DTYPES), key=lambda code: code.registers)
-            programs = resident_programs(CHIPS[gpu], code)
-            cells.append(f"{code.registers}, {programs} x {code.warps} warps ({occupancy(CHIPS[gpu], code):.0%})")
+            cells.append(occupancy_cell(CHIPS[gpu], [compiled[arch][dtype, i] for dtype in DTYPES]))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -140,9 +124,7 @@ def table(rows: list[Row], compiled: dict[str, dict[tuple[str, int], Code]]) -> 
 def main(argv: list[str]) -> int:
     """The command; the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks gradient-code", description=(__doc__ or "").split("\n")[0])
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--write", metavar="FILE", type=Path, help="replace the section of a document")
-    group.add_argument("--check", metavar="FILE", type=Path, help="fail if the section of a document differs")
+    add_options(parser)
     options = parser.parse_args(argv)
     names = list(dict.fromkeys(MACHINE_CODE.values()))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
@@ -158,10 +140,8 @@ def main(argv: list[str]) -> int:
                 wrong = 1
                 print(f"row {i}, {dtype}, {gpu}: {fault}", file=sys.stderr)
     content = table(rows, compiled)
-    if options.write:
-        write_section(options.write, SECTION, content)
-    elif options.check:
-        changes = difference(options.check, SECTION, content)
+    if options.write or options.check:
+        changes = write_or_compare(options, {SECTION: content})
         print(changes, end="", file=sys.stderr)
         wrong |= bool(changes)
     else:

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -31,7 +30,7 @@ from interconv_kernels._backends.triton import conv_kernels, conv_launch, row_ke
 from interconv_kernels._backends.triton.configs import TILES, Tile
 from interconv_kernels.convolution import Conv
 
-from ..document import difference, write_section
+from ..document import add_options, write_or_compare
 from .offline import CHIPS, META, Chip, Code, compile_for, index, maps, occupancy, record
 
 HEIGHT, WIDTH = 64, 64
@@ -268,17 +267,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE", help="replace the section of this document")
-    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the section of this document")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     rows = compile_all()
     text, section = table(rows), f"machine code, triton {triton.__version__}"
     messages = "".join(f"not lean: {fault}\n" for row in rows for fault in row.faults)
-    if arguments.write:
-        write_section(arguments.write, section, text)
-    elif arguments.check:
-        messages += difference(arguments.check, section, text)
+    if arguments.write or arguments.check:
+        messages += write_or_compare(arguments, {section: text})
     else:
         print(text, end="")
     sys.stderr.write(messages)

@@ -18,14 +18,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from interconv_kernels._backends.cpp import load_error
 from interconv_kernels._backends.cpp.halo import Config, configs
 
-from ..document import difference, write_section
+from ..document import add_options, write_or_compare
 from .offline import CHIPS, NVIDIA_TOOLS, Chip, Code, occupancy, resident_programs
 
 SOURCE = Path(__file__).parents[2] / "csrc" / "halo"
@@ -78,21 +79,41 @@ def compile_for(chip: Chip, name: str) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
         source.write_text(f'#include "{engine.header}"\nnamespace interconv::halo {{\n{every}}}\n')
-        command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", f"-arch={chip.name}{engine.suffix}", "-cubin"]
-        log = subprocess.run(
-            [*command, "-Xptxas", "-v", source, "-o", cubin], capture_output=True, text=True, check=False
-        )
-        if log.returncode:
-            raise RuntimeError(log.stderr)
-        sass = subprocess.run(
-            [NVIDIA_TOOLS / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
-        ).stdout
-    instructions = {_key(part): count(part, engine.instruction) for part in sass.split("Function : ")[1:]}
+        log = nvcc(f"-arch={chip.name}{engine.suffix}", "-cubin", source, "-o", cubin)
+        instructions = {_key(part): count(part, engine.instruction) for part in functions(cubin)}
     kernels = []
-    for part in re.split(r"Compiling entry function ", log.stderr)[1:]:
+    for part in entries(log):
         dtype, row = _key(part)
         kernels.append(Kernel(chip, rows[row], dtype, parse_ptxas(part, rows[row], instructions[dtype, row])))
     return sorted(kernels, key=lambda kernel: (DTYPES.index(kernel.dtype), kernel.config.row))
+
+
+def nvcc(*arguments: str | Path) -> str:
+    """Runs nvcc on code that includes csrc/halo.
+
+    Returns:
+        What it and ptxas print.
+
+    Raises:
+        RuntimeError: the code does not compile.
+    """
+    command = ["nvcc", "-O3", "-std=c++20", f"-I{SOURCE}", "-Xptxas", "-v", *arguments]
+    log = subprocess.run(command, capture_output=True, text=True, check=False)
+    if log.returncode:
+        raise RuntimeError(log.stderr)
+    return log.stderr
+
+
+def entries(log: str) -> list[str]:
+    """What ptxas printed of each kernel."""
+    return log.split("Compiling entry function ")[1:]
+
+
+def functions(cubin: Path) -> list[str]:
+    """The machine code of each kernel."""
+    command = [str(NVIDIA_TOOLS / "cuobjdump"), "-sass", str(cubin)]
+    sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sass.split("Function : ")[1:]
 
 
 def _key(text: str) -> tuple[str, int]:
@@ -114,7 +135,16 @@ def count(sass: str, instruction: str) -> dict[str, int]:
     }
 
 
-def parse_ptxas(text: str, config: Config, instructions: dict[str, int]) -> Code:
+class Resources(Protocol):
+    """What a row of a table of configurations says of its kernel."""
+
+    @property
+    def shared(self) -> int: ...
+    @property
+    def warps(self) -> int: ...
+
+
+def parse_ptxas(text: str, config: Resources, instructions: dict[str, int]) -> Code:
     """The resources of a kernel, as ptxas prints them."""
     numbers = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
     registers = re.search(r"Used (\d+) registers", text)
@@ -150,22 +180,22 @@ def table(kernels: list[Kernel]) -> str:
         cells = [config.name, f"{config.shared / 1024:.0f}"]
         for chip in chips:
             codes = [kernel.code for kernel in kernels if (kernel.chip, kernel.config) == (chip, config)]
-            if not codes:
-                cells.append("-")
-            else:
-                code = max(codes, key=lambda code: code.registers)
-                programs = resident_programs(chip, code)
-                cells.append(f"{code.registers}, {programs} x {code.warps} warps ({occupancy(chip, code):.0%})")
+            cells.append(occupancy_cell(chip, codes) if codes else "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def occupancy_cell(chip: Chip, codes: Sequence[Code]) -> str:
+    """For the dtype that takes most registers: these, and how many programs a multiprocessor holds."""
+    code = max(codes, key=lambda code: code.registers)
+    programs = resident_programs(chip, code)
+    return f"{code.registers}, {programs} x {code.warps} warps ({occupancy(chip, code):.0%})"
 
 
 def main(argv: list[str]) -> int:
     """The command; the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks native-code", description=(__doc__ or "").split("\n")[0])
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--write", metavar="FILE", type=Path, help="replace the section of a document")
-    group.add_argument("--check", metavar="FILE", type=Path, help="fail if the section of a document differs")
+    add_options(parser)
     options = parser.parse_args(argv)
     if (reason := load_error()) is not None:
         parser.error(reason)
@@ -183,10 +213,8 @@ def main(argv: list[str]) -> int:
             wrong = 1
             print(f"{kernel.config.name}, {kernel.dtype}, {kernel.chip.name}: {fault}", file=sys.stderr)
     content = table(kernels)
-    if options.write:
-        write_section(options.write, SECTION, content)
-    elif options.check:
-        changes = difference(options.check, SECTION, content)
+    if options.write or options.check:
+        changes = write_or_compare(options, {SECTION: content})
         print(changes, end="", file=sys.stderr)
         wrong |= bool(changes)
     else:

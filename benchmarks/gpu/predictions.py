@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from ..document import difference, write_section
+from ..document import add_options, write_or_compare
 from . import native, predict, predict_layers, predict_networks
 from .predict import GPUS, Gpu
 
@@ -37,21 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--gpu", choices=GPUS, default="h100", help="to print; default: %(default)s")
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this document")
-    target.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in this document")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     if not arguments.write and not arguments.check:
         gpu = GPUS[arguments.gpu]
         print("\n".join(table(gpu) for table in sections(gpu).values()), end="")
         return 0
-    differences = ""
-    for name in ("h100", "a100"):
-        for title, table in sections(GPUS[name]).items():
-            section, text = f"{title}, {name}", table(GPUS[name])
-            if arguments.write:
-                write_section(arguments.write, section, text)
-            else:
-                differences += difference(arguments.check, section, text)
+    documented = {
+        f"{title}, {name}": table(GPUS[name])
+        for name in ("h100", "a100")
+        for title, table in sections(GPUS[name]).items()
+    }
+    differences = write_or_compare(arguments, documented)
     sys.stderr.write(differences)
     return 1 if differences else 0

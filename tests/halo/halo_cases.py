@@ -104,6 +104,19 @@ class Case:
         return report
 
 
+def check_counts(library, pick, channels, wavefronts):
+    """Checks what is counted of each pixel, for a set of seven on an image that tiles divide."""
+    height, width = (32, 16) if channels == 128 else (64, 32)
+    config = pick(channels, channels, (height, width))
+    _y, report = Case(channels, channels, (height, width), [7]).run(library, config, programs=3)
+    assert report.errors == []
+    count = {name: number / (7 * height * width) for name, number in report.counts.items()}
+    assert count["copied_u"] <= 1.35 * 2 * channels
+    assert count["wavefronts"] <= wavefronts
+    ideal = 9 * channels * channels / (16 * 8 * 16) * 8 / 7  # the term: one more convolution for a set of seven
+    assert count["products"] == pytest.approx(ideal, rel=0.05)
+
+
 def mutated(folder: Path, pattern: str, replacement: str, table: str, row: int, flags: tuple[str, ...] = ()) -> CDLL:
     """The layer's kernels of one row of a table, with one change in their code."""
     files = ("layer.h", "layer_base.h", "warpgroup_layer.h")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from halo_cases import CONFIGS, DTYPES, RAGGED, Case, last_config, pick  # first: it may skip
+from halo_cases import CONFIGS, DTYPES, RAGGED, Case, check_counts, last_config, pick  # first: it may skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -109,22 +109,9 @@ def test_order_of_warps_does_not_matter(library, weights):
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-def counts(library, channels, size=(64, 32), samples=7) -> dict[str, float]:
-    """Of each pixel, for a set on an image that tiles divide."""
-    config = pick(channels, channels, size)
-    _y, report = Case(channels, channels, size, [samples]).run(library, config, programs=3)
-    assert report.errors == []
-    return {name: count / (samples * size[0] * size[1]) for name, count in report.counts.items()}
-
-
 @pytest.mark.parametrize(("channels", "wavefronts"), [(16, 4), (32, 8), (64, 20), (128, 78)])
 def test_counts(library, channels, wavefronts):
-    size = (32, 16) if channels == 128 else (64, 32)
-    count = counts(library, channels, size)
-    assert count["copied_u"] <= 1.35 * 2 * channels
-    assert count["wavefronts"] <= wavefronts
-    ideal = 9 * channels * channels / (16 * 8 * 16) * 8 / 7  # the term: one more convolution for a set of seven
-    assert count["products"] == pytest.approx(ideal, rel=0.05)
+    check_counts(library, pick, channels, wavefronts)
 
 
 def test_odd_channels_are_read_once(library):

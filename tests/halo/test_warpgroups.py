@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from halo_cases import DTYPES, LIMITS, RAGGED, WARPGROUP_CONFIGS, Case, mutated  # first: it may skip
+from halo_cases import DTYPES, LIMITS, RAGGED, WARPGROUP_CONFIGS, Case, check_counts, mutated  # first: it may skip
 
 import interconv_kernels as ik
 from interconv_kernels import reference
@@ -154,23 +154,10 @@ def test_mutants_are_noticed(tmp_path, mutant):
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-def counts(library, channels, size, samples=7):
-    """Of each pixel, for a set on an image that tiles divide."""
-    config = pick(channels, channels, size)
-    _y, report = Case(channels, channels, size, [samples]).run(library, config, programs=3)
-    assert report.errors == []
-    return {name: count / (samples * size[0] * size[1]) for name, count in report.counts.items()}
-
-
 @pytest.mark.parametrize(("channels", "wavefronts"), [(16, 4.5), (32, 10.5), (64, 24.5), (128, 81)])
 def test_counts(warpgroup_library, channels, wavefronts):
     """Products that take both operands from shared memory need more wavefronts than those of a warp's registers."""
-    size = (32, 16) if channels == 128 else (64, 32)
-    count = counts(warpgroup_library, channels, size)
-    assert count["copied_u"] <= 1.35 * 2 * channels
-    assert count["wavefronts"] <= wavefronts
-    ideal = 9 * channels * channels / (16 * 8 * 16) * 8 / 7  # the term: one more convolution for a set of seven
-    assert count["products"] == pytest.approx(ideal, rel=0.05)
+    check_counts(warpgroup_library, pick, channels, wavefronts)
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------
