@@ -59,18 +59,32 @@ def labels_of(paths: Sequence[str], axis: Axis = "axial") -> dict[int, str]:
     return labels
 
 
-def check_disjoint(config: Config) -> None:
+def read_data(config: Config, paths: Sequence[str]) -> list[Collection]:
+    """Reads which images there are, as a run does.
+
+    Args:
+        config: says how to read them.
+        paths: of the data sets, as in `data.read`.
+
+    Raises:
+        DataError: as in `data.read` and `data.select_slices`.
+    """
+    return [select_slices(read(path, config.axis, config.group_regex), config.slices) for path in paths]
+
+
+def check_disjoint(training: Sequence[Collection], validation: Sequence[Collection]) -> None:
     """Checks that no image is both for training and for validation.
 
     Args:
-        config: with validation data.
+        training: the data sets to train on.
+        validation: those to validate on.
 
     Raises:
         DataError: an image file is, also if its path leads over a link.
     """
     files = [
-        {file.resolve() for path in paths for scan in read(path, config.axis).scans for file in scan.files}
-        for paths in (config.data, config.validation_data)
+        {file.resolve() for collection in collections for scan in collection.scans for file in scan.files}
+        for collections in (training, validation)
     ]
     if common := sorted(files[0] & files[1]):
         raise DataError(
@@ -86,11 +100,34 @@ def load_groups(
     min_images: int = MIN_TASK_IMAGES,
     split: Split | None = None,
 ) -> list[Group]:
-    """Reads data sets and groups their samples by the rule of a run, in interactive mode for each label on its own.
+    """Reads and loads data sets: `groups_of` of `read_data`.
 
     Args:
-        config: says how to read them. Class indices follow its labels.
+        config: as there.
         paths: of the data sets, as in `data.read`.
+        part: as in `groups_of`.
+        min_images: as in `groups_of`.
+        split: as in `groups_of`.
+
+    Raises:
+        DataError: as there.
+        ValueError: there is no group.
+    """
+    return groups_of(config, read_data(config, paths), part, min_images, split)
+
+
+def groups_of(
+    config: Config,
+    collections: Sequence[Collection],
+    part: Part | None = None,
+    min_images: int = MIN_TASK_IMAGES,
+    split: Split | None = None,
+) -> list[Group]:
+    """Loads data sets and groups their samples by the rule of a run, in interactive mode for each label on its own.
+
+    Args:
+        config: of the run. Class indices follow its labels.
+        collections: the data sets.
         part: of their subjects; None: all.
         min_images: groups with fewer images are left out (interactive mode).
         split: the subjects of each part; None, or for a data set that it does not have: `Split.of`.
@@ -101,8 +138,7 @@ def load_groups(
         ValueError: there is no group.
     """
     groups: list[Group] = []
-    for path in paths:
-        collection = select_slices(read(path, config.axis, config.group_regex), config.slices)
+    for collection in collections:
         if part is not None:
             known = split is not None and collection.name in split.parts
             collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
@@ -112,11 +148,12 @@ def load_groups(
         else:
             found = group_samples(to_classes(samples, config, collection), config.rule)
             groups += [group for group in found if _is_labelled(group)]
+    names = ", ".join(collection.name for collection in collections)
     repeated = len(groups) - len({group.name for group in groups})
     if repeated:
-        raise DataError(f"{', '.join(paths)}: {repeated} groups have the name of another, expected unique names")
+        raise DataError(f"{names}: {repeated} groups have the name of another, expected unique names")
     if not groups:
-        raise ValueError(f"{', '.join(paths)}: no task has {min_images} images with its label, expected at least one")
+        raise ValueError(f"{names}: no task has {min_images} images with its label, expected at least one")
     return groups
 
 

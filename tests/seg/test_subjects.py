@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def test_images_for_both_training_and_validation_are_refused(tmp_path, save):
     save(tmp_path / "y/d.png", np.zeros((4, 4), np.uint8))
     (tmp_path / "y/a.png").symlink_to(tmp_path / "x/a.png")
     config = replace(BINARY, data=(str(tmp_path / "x"),), validation_data=(str(tmp_path / "y"),))
+    read = partial(preparation.read_data, config)
     with pytest.raises(DataError, match=r"a\.png: is among the data for training and for validation"):
-        preparation.check_disjoint(config)
+        preparation.check_disjoint(read(config.data), read(config.validation_data))
     (tmp_path / "y/a.png").unlink()
-    preparation.check_disjoint(config)
+    preparation.check_disjoint(read(config.data), read(config.validation_data))

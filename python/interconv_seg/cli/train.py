@@ -174,21 +174,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int) -> None:
     """Trains or resumes one run."""
-    from ..data import Split, read
-    from ..preparation import check_disjoint, check_unchanged, load_groups, training_batches, validation_batches
+    from ..data import Split
+    from ..preparation import (
+        check_disjoint,
+        check_unchanged,
+        groups_of,
+        read_data,
+        training_batches,
+        validation_batches,
+    )
     from ..training import train
 
+    collections = read_data(config, config.data)
     if config.validation_data:
-        check_disjoint(config)
-        groups = load_groups(config, config.data, min_images=1)
-        held_out = load_groups(config, config.validation_data, min_images=1)
+        validation = read_data(config, config.validation_data)
+        check_disjoint(collections, validation)
+        groups, held_out = groups_of(config, collections, min_images=1), groups_of(config, validation, min_images=1)
     else:
         if not (folder / "split.json").exists():
-            split = split or Split.of(read(path, config.axis, config.group_regex) for path in config.data)
+            split = split or Split.of(collections)
             split.write(folder / "split.json")
         split = Split.read(folder / "split.json")
-        groups = load_groups(config, config.data, "train", 1, split)
-        held_out = load_groups(config, config.data, "validation", 1, split)
+        groups, held_out = (groups_of(config, collections, part, 1, split) for part in ("train", "validation"))
     check_unchanged(folder, [*groups, *held_out])
     print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
     with _ctrl_c() as pressed:
