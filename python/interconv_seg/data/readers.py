@@ -6,7 +6,6 @@ scan is loaded; before that, only the headers of NIfTI files are read.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from .nifti import Axis, is_nifti
 from .npz import read_npz
 from .scans import Collection, Scan, check_unique, safe_name
 from .subjects import group_by_regex, group_by_table
+from .tables import read_table
 
 
 def read(path: Path | str, axis: Axis = "axial", group_regex: str | None = None) -> Collection:
@@ -175,21 +175,11 @@ def _all_in(folder: Path) -> list[tuple[str, list[str], str]]:
 
 def _sets_csv(file: Path) -> list[tuple[str, list[str], str]]:
     """(set, images, mask or "") of each row."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream, strict=True)
-            columns = table.fieldnames or []
-            if "set" not in columns or "image" not in columns:
-                raise DataError(f"{file}: columns {list(columns)}, expected set, image and optionally mask")
-            rows = [(table.line_num, row) for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as a table ({error})") from error
-    if not rows:
-        raise DataError(f"{file}: no rows, expected one for each image")
+    columns, rows = read_table(file, ("set", "image"))
     image_columns = ["image", *(name for name in columns if name.startswith("image") and name != "image")]
     listed = []
     for line, row in rows:
-        subject, mask, *images = ((row.get(column) or "").strip() for column in ("set", "mask", *image_columns))
+        subject, mask, *images = (row.get(column, "") for column in ("set", "mask", *image_columns))
         if not subject or not all(images):
             raise DataError(f"{file}, line {line}: set {subject!r}, images {images}, expected all of them")
         for name in filter(None, (*images, mask)):

@@ -6,7 +6,6 @@ folders and files (`readers.py`); a `subjects.csv` or a regular expression says 
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import warnings
@@ -20,6 +19,7 @@ from interconv_kernels._files import write_text
 from ..seeding import random_of
 from .errors import DataError
 from .scans import Collection
+from .tables import read_table
 
 Part: TypeAlias = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -62,12 +62,8 @@ def group_by_table(collection: Collection, file: Path) -> Collection:
     Raises:
         DataError: the table cannot be read, or lacks a case.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            subjects = {row["case"].strip(): row["subject"].strip() for row in csv.DictReader(stream, strict=True)}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
-        message = f"{type(error).__name__}: {error}"
-        raise DataError(f"{file}: cannot be used ({message}), expected the columns case and subject") from error
+    _, rows = read_table(file, ("case", "subject"))
+    subjects = {row["case"]: row["subject"] for _, row in rows}
     for scan in collection.scans:
         if not subjects.get(scan.case):
             raise DataError(f"{file}: no subject for {scan.case}, expected one for each case")
