@@ -20,14 +20,13 @@ ROW = re.compile(r"\{\{3, 1, ((?:\d+, ){6})Weights::(\w+), Term::(\w+)\}")  # of
 STAGES = 2
 VALUE = 2  # bytes of bfloat16 and float16
 PIXELS = 8  # of a row that ldmatrix loads at once
-MATRIX = 16  # rows and depth of a matrix product, which has 8 columns
 # Threads that copy fewer than 8 values lie in the same banks. Single values are not copied asynchronously but put
 # together in registers.
 COPY_CONFLICTS = {8: 1, 4: 2, 2: 4, 1: 1}
 
 
 class Config(NamedTuple):
-    """A row of csrc/halo/configs.h for 3x3 kernels and stride 1; or, for wgmma, a design that is not built."""
+    """A row of csrc/halo/configs.h for 3x3 kernels and stride 1; for wgmma, a design, not a row of its table."""
 
     channels: int
     columns: int

@@ -38,7 +38,7 @@ from .predict import DTYPE, SETS, Gpu, Pass, Prediction, Shape, cost, predict, p
 from .torch_ops import Recorded, record_all
 
 REGISTERS, WARP_REGISTERS = 65536, 255 * 32  # of a multiprocessor, and of a warp of 255 registers a thread
-# wgmma, not built: what such a kernel would take (weights from shared memory, two warpgroups).
+# wgmma: designs, not the rows of csrc/halo/warpgroup_configs.h (weights from shared memory, two warpgroups).
 DESIGNS = (
     Config(16, 16, 2, 8, 1, 1, "resident", True, "wgmma", 4),
     Config(32, 32, 1, 8, 1, 1, "resident", True, "wgmma", 4),
