@@ -31,9 +31,8 @@ STABLE_TORCH_LIBRARY(interconv_cpp, m) {
       "Tensor(c!)? grad_bias) -> ()");
   m.def("halo_configs() -> str");
   m.def(
-      "halo_layer(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, Tensor offsets, int config, int pad_h, int "
-      "pad_w, "
-      "bool transposed, bool single, Tensor(a!) out) -> ()");
+      "halo_layer(Tensor u, Tensor weight, Tensor? bias, Tensor? slope, Tensor offsets, Tensor set_ids, int config, "
+      "int pad_h, int pad_w, bool transposed, bool single, Tensor(a!) out) -> ()");
   m.def(
       "halo_weight_gradient(Tensor u, Tensor g, Tensor? means, Tensor? totals, Tensor offsets, Tensor set_ids, int "
       "pad_h, int pad_w, bool single, Tensor(a!) grad_weight, Tensor(b!)? grad_bias) -> ()");

@@ -1,86 +1,29 @@
 """What the native fused layer (csrc/halo: the whole 3x3 layer in one launch) computes and moves, by formula.
 
-`counts` follows csrc/halo/layer.h step by step, for any shape, in microseconds. tests/kernels/test_predict_native.py
-compares it with what the emulator counts while it runs the kernel's own body. The configurations are read from
-csrc/halo/configs.h.
+`counts` follows csrc/halo/layer.h and warpgroup_layer.h step by step, for any shape, in microseconds. The tests compare
+it with what the emulator counts while it runs the kernels' own bodies (tests/halo/test_predicted_counts.py). The
+configurations are those of the extension, `halo.configs()`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-TABLE = Path(__file__).parents[2] / "csrc" / "halo" / "configs.h"
-Weights: TypeAlias = Literal["resident", "alternating", "streamed"]
-WEIGHTS: dict[str, Weights] = {"kResident": "resident", "kAlternating": "alternating", "kStreamed": "streamed"}
-ROW = re.compile(r"\{\{3, 1, ((?:\d+, ){6})Weights::(\w+), Term::(\w+)\}")  # of 3x3 kernels, stride 1
-STAGES = 2
+from interconv_kernels._backends.cpp import load_error
+from interconv_kernels._backends.cpp.halo import Config, configs
+
 VALUE = 2  # bytes of bfloat16 and float16
-PIXELS = 8  # of a row that ldmatrix loads at once
 # Threads that copy fewer than 8 values lie in the same banks. Single values are not copied asynchronously but put
 # together in registers.
 COPY_CONFLICTS = {8: 1, 4: 2, 2: 4, 1: 1}
+MORE_ROUNDS = 8  # as in csrc/halo/arguments.h
 
 
-class Config(NamedTuple):
-    """A row of csrc/halo/configs.h for 3x3 kernels and stride 1; for wgmma, a design, not a row of its table."""
-
-    channels: int
-    columns: int
-    mt: int
-    rows: int
-    cols: int
-    split: int
-    weights: Weights
-    term_in_registers: bool
-    engine: Literal["mma.sync", "wgmma"] = "mma.sync"
-    stages: int = STAGES
-
-    @property
-    def name(self) -> str:
-        return f"{self.engine} {self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
-
-    @property
-    def tile_h(self) -> int:
-        return 2 * self.mt * self.rows
-
-    @property
-    def tile_w(self) -> int:
-        return PIXELS * self.cols
-
-    @property
-    def warps(self) -> int:
-        return self.rows * self.cols * self.split
-
-    @property
-    def nt(self) -> int:
-        return self.columns // self.split // 8
-
-    @property
-    def planes(self) -> int:
-        return self.channels // 8
-
-    @property
-    def halo(self) -> int:
-        """Pixels of a tile with its halo."""
-        return (self.tile_h + 2) * (self.tile_w + 2)
-
-    @property
-    def weights_bytes(self) -> int:
-        """Of one half, for one chunk of channels."""
-        return 9 * self.channels * self.columns * VALUE
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory, as Config::shared()."""
-        skew = 1 if self.planes >= 8 else 8 // self.planes
-        plane = ((self.halo + 7 - skew) // 8 * 8 + skew) * 16
-        stage = up(self.planes * plane, 128) + self.weights_bytes * (self.weights == "streamed")
-        resident = {"resident": 2, "alternating": 1, "streamed": 0}[self.weights] * self.weights_bytes
-        return resident + self.stages * stage + self.warps * 8 * (self.nt * 16 + 16)
+def reason_unavailable() -> str | None:
+    """Why there is no table of configurations: the extension is not built. None if there is."""
+    return load_error()
 
 
 class Layer(NamedTuple):
@@ -107,7 +50,8 @@ class Counts(NamedTuple):
 
     Attributes:
         programs: resident at once.
-        items: a tile of a set, or of a part of its samples; each is done by `column_tiles` programs.
+        items: a tile and a part of the samples; each is done by `column_tiles` programs.
+        parts: of the samples.
         column_tiles: of the output channels.
         copied_u: asynchronous copies of u, halo included.
         copied_weights: asynchronous copies of weights.
@@ -117,11 +61,13 @@ class Counts(NamedTuple):
         wavefronts: of shared memory.
         products: computed, padding included.
         needed_products: without padding, the term left out: those of N half-convolutions.
-        imbalance: the work of the busiest multiprocessor divided by the mean.
+        imbalance: the convolutions of the busiest multiprocessor, terms included, divided by the mean.
+        l2_imbalance: the same of what goes to and from the L2 cache.
     """
 
     programs: int
     items: int
+    parts: int
     column_tiles: int
     copied_u: int
     copied_weights: int
@@ -132,6 +78,7 @@ class Counts(NamedTuple):
     products: int
     needed_products: float
     imbalance: float
+    l2_imbalance: float
 
     @property
     def l2(self) -> int:
@@ -139,25 +86,40 @@ class Counts(NamedTuple):
         return self.copied_u + self.copied_weights + self.mean + self.term + self.written
 
 
-def configs() -> tuple[Config, ...]:
-    """The rows of csrc/halo/configs.h for 3x3 kernels and stride 1."""
-    found = ROW.findall(TABLE.read_text(encoding="utf-8"))
-    if not found:
-        raise ValueError(f"{TABLE} has no rows of the form {{{{3, 1, channels, ..., Weights::k..., Term::k...}}}}")
-    rows = []
-    for numbers, weights, term in found:
-        channels, columns, mt, across, cols, split = map(int, numbers.split(",")[:6])
-        rows.append(Config(channels, columns, mt, across, cols, split, WEIGHTS[weights], term == "kRegisters"))
-    return tuple(rows)
-
-
-def candidates(layer: Layer, shared_limit: int) -> list[Config]:
+def candidates(layer: Layer, shared_limit: int, engine: str = "mma.sync") -> list[Config]:
     """Those that can compute the layer."""
-    return [
-        config
-        for config in configs()
-        if config.shared <= shared_limit and (config.weights == "streamed" or layer.channels <= config.channels)
+    return [c for c in configs() if c.engine == engine and c.fits(3, 1, layer.channels, shared_limit)]
+
+
+class Piece(NamedTuple):
+    """What a part has of a set."""
+
+    samples: int
+    set_size: int
+
+
+def pieces(lengths: Sequence[int], parts: int) -> list[list[Piece]]:
+    """The pieces of sets that each part of the samples has."""
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    total = sum(lengths)
+    bounds = [(total * part // parts, total * (part + 1) // parts) for part in range(parts)]
+    found = [
+        [Piece(min(end, last) - max(end - length, first), length) for end, length in zip(ends, lengths, strict=True)]
+        for first, last in bounds
     ]
+    return [[piece for piece in part if piece.samples > 0] for part in found]
+
+
+def choose_parts(samples: int, num_sets: int, tiles: int, slots: int, single: bool) -> int:
+    """As choose_parts in csrc/halo/arguments.h."""
+    fewest = -(-tiles // slots)
+
+    def time(parts: int) -> int:
+        terms = 0 if single else -(-num_sets // parts) + (parts > 1)
+        return -(-parts * tiles // slots) * (-(-samples // parts) + terms)
+
+    rounds = range(fewest, fewest + MORE_ROUNDS + 1)
+    return min((max(1, min(samples, n * slots // tiles)) for n in rounds), key=time)
 
 
 def counts(config: Config, layer: Layer, multiprocessors: int, resident: int, parts: int | None = None) -> Counts:
@@ -167,81 +129,82 @@ def counts(config: Config, layer: Layer, multiprocessors: int, resident: int, pa
     chunks = -(-layer.channels // c.channels) if c.weights == "streamed" else 1
     tiles = -(-layer.height // c.tile_h) * -(-layer.width // c.tile_w)
     slots = max(1, multiprocessors * resident // column_tiles)
-    if parts is None:  # as csrc/halo/ops.cu
-        parts = min(max(slots // (sets * tiles), 1), max(1, samples // sets // 2))
-    shares = [share for length in layer.lengths for _ in range(tiles) for share in split(length, parts)]
-    items = [share for share in shares if share]
-    programs = min(slots, len(shares)) * column_tiles
-    means = 0 if layer.single else len(items)
+    if parts is None:
+        parts = choose_parts(samples, sets, tiles, slots, layer.single)
+    shares = pieces(layer.lengths, parts)
+    programs = min(slots, parts * tiles) * column_tiles
+    means, mean_samples = 0, 0
+    if not layer.single:
+        means = sum(map(len, shares)) * tiles
+        mean_samples = sum(piece.set_size for share in shares for piece in share)  # for each tile
     passes = (samples * tiles + means) * column_tiles  # a tile of a sample or of a mean, for one column tile
 
     # Pixels of the image in the halo tiles, summed over the tiles.
     inside = halo_sum(layer.height, c.tile_h) * halo_sum(layer.width, c.tile_w) * layer.channels * VALUE
-    mean_samples = (
-        0
-        if layer.single
-        else sum(length * sum(share > 0 for share in split(length, parts)) for length in layer.lengths)
-    )
-    weights = {
+    copies_of_weights = {
         "resident": 2 * programs,
-        "alternating": programs if layer.single else 2 * len(items) * column_tiles,
+        "alternating": programs if layer.single else 2 * means * column_tiles,
         "streamed": passes * chunks,
-    }[c.weights] * c.weights_bytes
-    term = 0 if c.term_in_registers or layer.single else (means + samples * tiles) * column_tiles * _tile_values(c) * 4
+    }[c.weights]
+    copied_weights = copies_of_weights * 9 * c.channels * c.columns * VALUE
+    in_memory = c.term == "memory" and not layer.single
+    term = (means + samples * tiles) * column_tiles * c.tile_h * c.tile_w * c.columns * 4 if in_memory else 0
+    written = samples * layer.height * layer.width * layer.out_channels * VALUE
 
-    products = c.warps * c.planes // 2 * 9 * c.nt * c.mt  # of a chunk of a pass
-    tile = c.halo * c.planes * 16 // 128
+    planes = c.channels // 8
+    tile = (c.tile_h + 2) * (c.tile_w + 2) * planes * 16 // 128
     copied_tiles = samples * tiles * column_tiles * COPY_CONFLICTS[access_width(layer.channels)] + means * column_tiles
     # Of a sample: results are written to shared memory and read again, 2 bytes at a time take twice as long.
-    staged = (3 if access_width(layer.out_channels) == 1 else 2) * c.warps * 2 * c.mt * c.nt
+    staged = (3 if access_width(layer.out_channels) == 1 else 2) * c.tile_h * c.tile_w * c.columns // 64
+
+    # Of an item: convolutions, and tiles of samples that are moved. Every tile takes the same.
+    work = [sum(p.samples + (not layer.single) for p in share) for share in shares]
+    out_of_in = written / (inside * samples * column_tiles)
+    moved = [sum(p.samples * (1 + out_of_in) + (0 if layer.single else p.set_size) for p in share) for share in shares]
+    imbalance, l2_imbalance = (
+        _imbalance(load * tiles, programs // column_tiles, column_tiles, multiprocessors) for load in (work, moved)
+    )
     return Counts(
         programs,
-        len(shares),
+        parts * tiles,
+        parts,
         column_tiles,
         copied_u=inside * samples * column_tiles,
-        copied_weights=weights,
+        copied_weights=copied_weights,
         mean=inside * mean_samples * column_tiles,
         term=term,
-        written=samples * layer.height * layer.width * layer.out_channels * VALUE,
+        written=written,
         wavefronts=chunks * (passes * _operand_wavefronts(c) + copied_tiles * tile)
-        + weights // 128
+        + copied_weights // 128
         + samples * tiles * column_tiles * staged,
-        products=passes * chunks * products,
+        products=passes * chunks * c.tile_h * c.tile_w * c.columns * 9 * c.channels // 2048,
         needed_products=samples * layer.height * layer.width * 9 * layer.channels * layer.out_channels / 2048,
-        imbalance=_imbalance(shares, 0 if layer.single else 1, programs // column_tiles, column_tiles, multiprocessors),
+        imbalance=imbalance,
+        l2_imbalance=l2_imbalance,
     )
 
 
 def _operand_wavefronts(c: Config) -> int:
     """Of the operands of the products of a chunk: pixels and weights."""
+    depths = c.channels // 16
     if c.engine == "wgmma":  # each product of 64 x columns x 16 reads both from shared memory
-        return c.warps // 4 * c.mt * 9 * (c.planes // 2) * (16 + c.columns // 4)
-    return c.warps * (c.planes // 2) * 3 * (4 * (c.mt + 1) + 6 * c.nt)
+        return c.tile_h * c.tile_w // 64 * 9 * depths * (16 + c.columns // 4)
+    return c.warps * depths * 3 * (4 * (c.mt + 1) + 6 * c.nt)
 
 
-def _tile_values(c: Config) -> int:
-    """Values of the output in a program's tile."""
-    return c.tile_h * c.tile_w * c.columns
-
-
-def _imbalance(shares: Sequence[int], mean: int, slots: int, column_tiles: int, multiprocessors: int) -> float:
-    """The work of the busiest multiprocessor, relative to the mean: program i does the items i, i + slots, ..."""
-    loads = [0] * multiprocessors
+def _imbalance(items: Sequence[float], slots: int, column_tiles: int, multiprocessors: int) -> float:
+    """The load of the busiest multiprocessor, relative to the mean: program i does the items i, i + slots, ..."""
+    loads = [0.0] * multiprocessors
     for slot in range(slots):
-        work = sum(share + mean for share in shares[slot::slots] if share)
+        load = sum(items[slot::slots])
         for column in range(column_tiles):
-            loads[(slot * column_tiles + column) % multiprocessors] += work
+            loads[(slot * column_tiles + column) % multiprocessors] += load
     return max(loads) * multiprocessors / sum(loads)
 
 
 def access_width(channels: int) -> int:
     """How many values an access of an image takes: all pixels are aligned to them."""
     return math.gcd(channels, 8)
-
-
-def split(length: int, parts: int) -> list[int]:
-    """How many samples of a set each of its parts has."""
-    return [length * (part + 1) // parts - length * part // parts for part in range(parts)]
 
 
 def halo_sum(size: int, tile: int) -> int:

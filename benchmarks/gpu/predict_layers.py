@@ -4,7 +4,8 @@
     native   csrc/halo in one launch, by the counts of native.py (its weights are packed by a launch before it):
              overlapped = the slowest of memory, L2, shared memory and tensor cores
              serial     = the mean's pass (reads through L2) + the slowest of the rest
-             both times the imbalance, the work of the busiest multiprocessor divided by the mean
+             All but the memory, which all multiprocessors share, times the imbalance: what the busiest multiprocessor
+             does, divided by the mean.
     triton   the launches of the fused layer, as in predict.py
     default  the vendor's convolution with the set kernels, as `choose` takes it; concat: the same with one launch that
              concatenates, which is the paper's layer
@@ -21,31 +22,24 @@ Assumptions, beside those of predict.py:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from interconv_kernels import algorithms
+from interconv_kernels._backends.cpp.halo import Config
 from interconv_kernels._backends.registry import BACKENDS
 from interconv_kernels.choice import Choice, choose
 from interconv_kernels.convolution import Conv
 
-from .native import Config, Counts, Layer, candidates, counts, up
+from .native import Counts, Layer, candidates, counts, up
 from .offline import CHIPS, META, index, maps
 from .predict import DTYPE, SETS, Gpu, Pass, Prediction, Shape, cost, predict, predict_layer
 from .torch_ops import Recorded, record_all
 
 REGISTERS, WARP_REGISTERS = 65536, 255 * 32  # of a multiprocessor, and of a warp of 255 registers a thread
-# wgmma: designs, not the rows of csrc/halo/warpgroup_configs.h (weights from shared memory, two warpgroups).
-DESIGNS = (
-    Config(16, 16, 2, 8, 1, 1, "resident", True, "wgmma", 4),
-    Config(32, 32, 1, 8, 1, 1, "resident", True, "wgmma", 4),
-    Config(64, 64, 1, 8, 1, 1, "resident", True, "wgmma"),
-    Config(16, 96, 2, 8, 1, 1, "streamed", False, "wgmma", 4),
-    Config(16, 128, 2, 8, 1, 1, "streamed", False, "wgmma", 4),
-)
 SIZES = (
     *((c, 160, 192) for c in (16, 23, 32, 49, 64)),
     *((c, 80, 96) for c in (16, 32, 46, 64, 128)),
@@ -94,48 +88,46 @@ def native(gpu: Gpu, config: Config, layer: Layer, overlapped: bool) -> Way:
     resident = min(chip.shared // (config.shared + chip.reserved_shared), REGISTERS // (WARP_REGISTERS * config.warps))
     work = counts(config, layer, gpu.multiprocessors, max(1, resident))
     packed = 2 * 9 * up(layer.channels, 16) * up(layer.out_channels, config.columns) * DTYPE.itemsize
-    moved = _memory_bytes(gpu, config, layer, work)
+    moved = _memory_bytes(gpu, layer, work)
     rate = gpu.flops * (gpu.mma_sync if config.engine == "mma.sync" else 1.0)
     clocks = gpu.multiprocessors * gpu.hertz
     times = {
         "memory": moved / gpu.bandwidth,
-        "L2": work.l2 / gpu.l2_bandwidth,
-        "shared memory": work.wavefronts / clocks,
-        "tensor cores": work.products * 4096 / rate,
+        "L2": work.l2 / gpu.l2_bandwidth * work.l2_imbalance,
+        "shared memory": work.wavefronts / clocks * work.imbalance,
+        "tensor cores": work.products * 4096 / rate * work.imbalance,
     }
     if not overlapped:
-        mean = work.mean / gpu.l2_bandwidth
+        mean = work.mean / gpu.l2_bandwidth * work.l2_imbalance
         rest = times | {"L2": times["L2"] - mean, "memory": 0.0}
         bound = max(rest, key=lambda name: rest[name])
         times = {"memory": times["memory"], f"mean, then {bound}": mean + rest[bound]}
     bound = max(times, key=lambda name: times[name])
-    seconds = times[bound] * work.imbalance + 2 * packed / gpu.bandwidth
-    if work.imbalance > 1.25:
-        bound += f", {work.imbalance:.2f} imbalance"
+    seconds = times[bound] + 2 * packed / gpu.bandwidth
+    imbalance = work.l2_imbalance if bound == "L2" else work.imbalance
+    if bound != "memory" and imbalance > 1.1:
+        bound += f", {imbalance:.2f} imbalance"
     return Way(seconds, bound, 2, moved + 2 * packed)
 
 
-def _memory_bytes(gpu: Gpu, config: Config, layer: Layer, work: Counts) -> float:
+def _memory_bytes(gpu: Gpu, layer: Layer, work: Counts) -> float:
     """u and y once, and u again as far as the sets in progress do not fit L2."""
     image = layer.height * layer.width * DTYPE.itemsize
     u, y = (layer.samples * channels * image for channels in (layer.channels, layer.out_channels))
     if layer.single:
         return u + y
-    samples_of_program = work.copied_u / work.column_tiles / work.items  # bytes of an item
-    in_progress = samples_of_program * min(work.items, work.programs // work.column_tiles)
+    tiles = work.items // work.parts
+    tile = work.copied_u / work.column_tiles / layer.samples / tiles  # bytes of a sample's
+    set_size = sum(length**2 for length in layer.lengths) / layer.samples  # of a sample's set
+    in_progress = tile * set_size * work.programs // work.column_tiles
     return u * (1 + max(0.0, 1 - gpu.l2 / in_progress)) + y
 
 
-def best_native(gpu: Gpu, layer: Layer, overlapped: bool, designs: Sequence[Config] = ()) -> tuple[Config, Way] | None:
-    """The configuration that is predicted to be the fastest, as `ik.tune` would find it; None if none fits."""
-    limit = CHIPS[gpu.chip].program_shared
-    found = (
-        list(candidates(layer, limit))
-        if not designs
-        else [c for c in designs if c.weights == "streamed" or layer.channels <= c.channels]
-    )
+def best_native(gpu: Gpu, layer: Layer, overlapped: bool, engine: str = "mma.sync") -> tuple[Config, Way]:
+    """The configuration that is predicted to be the fastest, as `ik.tune` would find it."""
+    found = candidates(layer, CHIPS[gpu.chip].program_shared, engine)
     ways = [(config, native(gpu, config, layer, overlapped)) for config in found]
-    return min(ways, key=lambda pair: pair[1].seconds, default=None)
+    return min(ways, key=lambda pair: pair[1].seconds)
 
 
 # --- the vendor's convolution -----------------------------------------------------------------------------------------
@@ -194,9 +186,9 @@ def table(gpu: Gpu) -> str:
         f" ({', '.join(map(str, SETS['ragged']))}), in percent of the layer's floor; padding of tiles is counted.",
         "",
         "| C = Co, image | floor | native, mma.sync: overlapped | serial | limit (overlapped) | configuration |"
-        + (" wgmma, a design: overlapped | serial | limit |" if hopper else "")
+        + (" wgmma: overlapped | serial | limit (overlapped) | configuration |" if hopper else "")
         + " triton | default | concat |",
-        "|---|---|---|---|---|---|" + "---|---|---|" * hopper + "---|---|---|",
+        "|---|---|---|---|---|---|" + "---|---|---|---|" * hopper + "---|---|---|",
     ]
     for channels, height, width in SIZES:
         case = Layer(channels, channels, height, width, tuple(SETS["ragged"]))
@@ -206,15 +198,10 @@ def table(gpu: Gpu) -> str:
             return f"{least.seconds / seconds:.0%}"
 
         cells = [f"{channels}, {height}x{width}", f"{least.seconds * 1e6:.3g} us ({least.bound})"]
-        found, serial = best_native(gpu, case, True), best_native(gpu, case, False)
-        assert found is not None
-        assert serial is not None
-        cells += [share(found[1].seconds), share(serial[1].seconds), found[1].bound, found[0].name.split()[1]]
-        if hopper:
-            design, design_serial = best_native(gpu, case, True, DESIGNS), best_native(gpu, case, False, DESIGNS)
-            assert design is not None
-            assert design_serial is not None
-            cells += [share(design[1].seconds), share(design_serial[1].seconds), design[1].bound]
+        for engine in ("mma.sync", "wgmma")[: 2 if hopper else 1]:
+            config, way = best_native(gpu, case, True, engine)
+            serial = best_native(gpu, case, False, engine)[1]
+            cells += [share(way.seconds), share(serial.seconds), way.bound, config.name.split("3x3-")[1]]
         triton = predict_layer(gpu, Shape("", channels, height, width), list(case.lengths), "forward")
         cells.append(share(triton.seconds))
         cells += [share(vendor(gpu, case, algorithm).seconds) for algorithm in ("default", "concat")]

@@ -165,7 +165,6 @@ def _native(gpu: Gpu, kind: Kind, direction: Pass) -> tuple[Way, float]:
     if direction == "forward" or kind.needs_u:
         transposed = layer._replace(channels=layer.out_channels, out_channels=layer.channels)
         found = best_native(gpu, layer if direction == "forward" else transposed, overlapped=False)
-        assert found is not None
         ways.append(found[1])
     host = HOST[direction] + 2 * HOST["operator"] * len(ways)
     if direction == "backward":

@@ -22,7 +22,7 @@ from .predict import GPUS, Gpu
 def sections(gpu: Gpu) -> dict[str, Callable[[Gpu], str]]:
     """{title: what makes the table}. The native kernels are for NVIDIA's GPUs."""
     found: dict[str, Callable[[Gpu], str]] = {"predicted": predict.report}
-    if gpu.chip.startswith("sm_") and native.TABLE.exists():
+    if gpu.chip.startswith("sm_") and native.reason_unavailable() is None:
         found |= {"predicted layers": predict_layers.table, "predicted networks": predict_networks.table}
     return found
 

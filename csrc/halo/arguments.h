@@ -1,5 +1,7 @@
 // What the layer's kernels are called with, and accesses of a width that is known only then.
 #pragma once
+#include <algorithm>
+
 #include "warp.h"
 
 namespace interconv::halo {
@@ -8,13 +10,13 @@ namespace interconv::halo {
 template <class T>
 struct Arguments {
   const T *u, *weights, *bias, *slope;  // bias and slope [Co] or null
-  const int32_t* offsets;               // [num_sets + 1]
+  const int32_t *offsets, *set_ids;     // [num_sets + 1], [samples]
   T* y;
   float* scratch;  // Config::scratch() values a program
-  int num_sets, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels;
+  int samples, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels;
   int pixels, out_pixels;  // of an image: h w, or fewer if the last row is not full
   int u_width, y_width;    // values that an access of u and y may take (access_width)
-  int parts;               // a set's samples are shared by this many programs, each of which makes the term
+  int parts;               // of the samples, at most as many as there are: see choose_parts
   bool single;             // every set has one sample
 
   // For a 1x1 kernel: images as lines of `width` pixels.
@@ -63,6 +65,25 @@ IK_DEVICE void with_width(int width, F f) {
   } else {
     f(Width<1>());
   }
+}
+
+inline int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+// How many equal parts the batch's samples are cut into. An item of work is a tile and a part; `slots` programs take
+// items in turn. An item takes a convolution for each sample, for each set (its term), and for a set that is cut, whose
+// term is made by both. Of the parts that fill one round of all programs, two rounds, ..., those are taken that are
+// done first: few parts leave programs idle, many cut sets often.
+inline int choose_parts(int64_t samples, int64_t num_sets, int64_t tiles, int64_t slots, bool single) {
+  constexpr int kMoreRounds = 8;  // then at most a ninth of the time is lost in the last one
+  int64_t best = 1, least = INT64_MAX;
+  const int64_t fewest = ceil_div(tiles, slots);
+  for (int64_t rounds = fewest; rounds <= fewest + kMoreRounds; ++rounds) {
+    const int64_t parts = std::clamp<int64_t>(rounds * slots / tiles, 1, samples);
+    const int64_t terms = single ? 0 : ceil_div(num_sets, parts) + (parts > 1);
+    const int64_t time = ceil_div(parts * tiles, slots) * (ceil_div(samples, parts) + terms);
+    if (time < least) least = time, best = parts;
+  }
+  return int(best);
 }
 
 }  // namespace interconv::halo

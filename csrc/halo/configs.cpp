@@ -23,9 +23,10 @@ void add(std::string& rows, const Rows& table, const char* engine) {
     if (!rows.empty()) rows += ", ";
     rows += "{" + field("kernel", config.kernel) + field("stride", config.stride) + field("channels", config.channels) +
             field("columns", config.columns) + field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) +
-            field("warps", config.warps()) + field("shared", config.shared()) +
-            field("products_in_loop", products(config)) + "\"engine\": \"" + engine + "\", \"weights\": \"" +
-            kWeightsNames[int(config.weights)] + "\", \"reason\": \"" + reason + "\"}";
+            field("warps", config.warps()) + field("mt", config.mt) + field("nt", config.nt()) +
+            field("shared", config.shared()) + field("products_in_loop", products(config)) + "\"engine\": \"" + engine +
+            "\", \"weights\": \"" + kWeightsNames[int(config.weights)] + "\", \"term\": \"" +
+            (config.term == Term::kRegisters ? "registers" : "memory") + "\", \"reason\": \"" + reason + "\"}";
   }
 }
 

@@ -264,6 +264,9 @@ class Emulator {
     auto* self = reinterpret_cast<Emulator*>(uintptr_t(high) << 32 | low);
     ++self->self().clock[self->current_];
     (*self->body_)(self->current_);
+    for (const auto& group : self->self().groups) {
+      if (!group.empty()) self->report("the program ends with copies that were not waited for");
+    }
     self->self().done = true;
   }
   Warp& self() { return *warps_[current_]; }

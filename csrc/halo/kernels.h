@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kConfigs[I].config.warps() * 32, 1)
     halo_layer_kernel(HaloLayer<T, kConfigs[I].config> layer) {
   extern __shared__ __align__(1024) char shared[];
   const int warp = __shfl_sync(0xffffffff, int(threadIdx.x) / 32, 0);  // so that the compiler knows it is the warp's
-  Block block{shared, warp, int(blockIdx.x), int(gridDim.x), layer.a.num_sets >> 31};
+  Block block{shared, warp, int(blockIdx.x), int(gridDim.x), layer.a.samples >> 31};
   layer.run(block);
 }
 

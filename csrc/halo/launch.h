@@ -6,6 +6,7 @@
 
 #include "../cuda.h"
 #include "../tensors.h"
+#include "arguments.h"
 #include "warpgroup_configs.h"
 
 namespace interconv::halo {
@@ -42,8 +43,6 @@ inline int resident_programs(const void* kernel, int threads, int shared) {
   STD_TORCH_CHECK(each > 0, "the GPU cannot run a kernel that takes ", shared, " bytes of shared memory");
   return programs = each * processors;
 }
-
-inline int ceil_div(int64_t x, int64_t y) { return int((x + y - 1) / y); }
 
 // A dense channels_last tensor of so many channels, of the dtype and the device of `like`.
 inline void check_image(const Tensor& x, const char* name, int64_t channels, const Tensor& like) {

@@ -1,9 +1,10 @@
 // The layer y_i = act(conv(u_i; Wu) + conv(s; Ws) + b) in one launch, for 3x3 and 1x1 kernels.
 //
-// A program takes tiles of a set. For each it makes the set's mean s on the tile, then the term t = conv(s; Ws) + b,
-// which it keeps, then for each sample of the set t + conv(u_i; Wu). The mean reads the samples from global memory,
-// after which they are in the L2 cache. A sample's tile is copied to shared memory once, with its halo, and serves all
-// nine taps from there. If every set has one sample, s = u: weights Wu + Ws and no mean.
+// A program takes a tile and a part of the batch's samples. For each of their sets it makes the set's mean s on the
+// tile, then the term t = conv(s; Ws) + b, which it keeps, then for each sample t + conv(u_i; Wu). The mean reads the
+// samples from global memory, after which they are in the L2 cache. Where a set is cut, both programs make its mean. A
+// sample's tile is copied to shared memory once, with its halo, and serves all nine taps from there. If every set has
+// one sample, s = u: weights Wu + Ws and no mean.
 //
 // Pixels lie in shared memory as planes of 16 bytes: [channels / 8][pixels][8]. So 8 neighbours in a row, at any tap's
 // shift, are 128 bytes: ldmatrix reads them without bank conflicts. With stride 2, the even pixels of a row come before
@@ -99,17 +100,20 @@ struct HaloLayer : LayerBase<T, X> {
     if (X.weights == Weights::kResident) {
       this->copy_weights(block, kAll, false, column_tile, 0, 0);
       this->copy_weights(block, kAll, true, column_tile, 0, kWeights);
+    } else if (X.weights == Weights::kAlternating) {
+      this->copy_weights(block, kAll, !a.single, column_tile, 0, 0);
     }
-    Step s = first(block, block.program / column_tiles(), stride);
-    int stage = 0, loaded = -1;  // loaded: which half of the weights, if they alternate
-    bool started = false;        // whether the inputs of the first step are on their way
-    Sums sums, term;             // term: only if it is kept in registers
-    IK_NO_UNROLL while (s.item < items()) {
+    Step s = first(block, block.program / column_tiles());
+    int stage = 0;
+    bool loaded = !a.single;  // which half of the weights, if they alternate
+    bool started = false;     // whether the inputs of the first step are on their way
+    Sums sums, term;          // term: only if it is kept in registers
+    IK_NO_UNROLL do {         // every program has an item
       if (started) {
         block.template wait<0>();
         block.sync();  // the inputs of this step are there, and every warp has read the stage that is filled next
       }
-      const bool turn = X.weights == Weights::kAlternating && started && loaded != int(s.mean);
+      const bool turn = X.weights == Weights::kAlternating && loaded != s.mean;
       if (turn) {
         this->copy_weights(block, kAll, s.mean, column_tile, 0, 0);
         block.commit();
@@ -150,6 +154,7 @@ struct HaloLayer : LayerBase<T, X> {
       stage ^= 1;
       s = next(block, s, stride);
     }
+    while (s.item < items());
     block.template wait<0>();
   }
 };

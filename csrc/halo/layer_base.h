@@ -19,7 +19,9 @@ struct LayerBase {
 
   Arguments<T> a;
 
-  struct Step {  // a chunk of the mean, or of sample i, of the set lo ... hi-1; the program's share of it ends at `end`
+  // A chunk of the mean, or of sample i, of the set lo ... hi-1 on a tile. An item, a tile and a part of the samples,
+  // has one step after the other: for each of its sets the mean of all samples, then those of its samples before `end`.
+  struct Step {
     int item, i, end, lo, hi, h0, w0, chunk;
     bool mean;
   };
@@ -28,19 +30,27 @@ struct LayerBase {
   IK_DEVICE int column_tiles() const { return (a.out_channels + X.columns - 1) / X.columns; }
   IK_DEVICE int tiles_w() const { return (a.out_w + kTileW - 1) / kTileW; }
   IK_DEVICE int tiles() const { return (a.out_h + kTileH - 1) / kTileH * tiles_w(); }
-  IK_DEVICE int items() const { return a.num_sets * tiles() * a.parts; }
+  // The parts of a tile come one after the other: programs that make the mean of one set do so at the same time.
+  IK_DEVICE int items() const { return tiles() * a.parts; }
+  IK_DEVICE int first_sample(int part) const { return int(int64_t(a.samples) * part / a.parts); }
 
-  IK_DEVICE Step first(Block& block, int item, int stride) const {
-    for (; item < items(); item += stride) {
-      const int part = item % a.parts, tile = item / a.parts % tiles(), b = item / a.parts / tiles();
-      const int lo = block.template read<int32_t>(a.offsets + b), hi = block.template read<int32_t>(a.offsets + b + 1);
-      const int begin = lo + int(int64_t(hi - lo) * part / a.parts);
-      const int end = lo + int(int64_t(hi - lo) * (part + 1) / a.parts);
-      if (begin < end) {
-        return {item, begin, end, lo, hi, tile / tiles_w() * kTileH, tile % tiles_w() * kTileW, 0, !a.single};
-      }
+  IK_DEVICE Step first(Block& block, int item) const {
+    Step s{item, 0, 0, 0, 0, 0, 0, 0, false};
+    if (item >= items()) return s;
+    const int part = item % a.parts, tile = item / a.parts;
+    s.i = first_sample(part), s.end = first_sample(part + 1);
+    s.h0 = tile / tiles_w() * kTileH, s.w0 = tile % tiles_w() * kTileW;
+    start_set(block, s);
+    return s;
+  }
+  IK_DEVICE void start_set(Block& block, Step& s) const {
+    if (a.single) {
+      s.hi = s.end;
+    } else {
+      const int b = block.template read<int32_t>(a.set_ids + s.i);
+      s.lo = block.template read<int32_t>(a.offsets + b), s.hi = block.template read<int32_t>(a.offsets + b + 1);
+      s.mean = true;
     }
-    return {item, 0, 0, 0, 0, 0, 0, 0, false};
   }
   IK_DEVICE Step next(Block& block, Step s, int stride) const {
     if (kChunks && ++s.chunk < chunks()) return s;
@@ -48,7 +58,9 @@ struct LayerBase {
     if (s.mean) {
       s.mean = false;
     } else if (++s.i == s.end) {
-      return first(block, s.item + stride, stride);
+      return first(block, s.item + stride);
+    } else if (s.i == s.hi) {
+      start_set(block, s);
     }
     return s;
   }

@@ -24,7 +24,7 @@ Launch launch_of_row(int64_t row, std::index_sequence<I...>) {
 }
 
 struct Call {
-  const Tensor &u, &weight, &offsets, &out;
+  const Tensor &u, &weight, &offsets, &set_ids, &out;
   const Tensor *bias, *slope;
   int pad_h, pad_w;
   bool transposed, single;
@@ -48,14 +48,13 @@ void launch(const Launch& X, const Call& call) {
   pack_weights<T><<<ceil_div(pack.numel(), kPackThreads), kPackThreads, 0, stream>>>(pack, pack.numel());
   check_cuda(cudaGetLastError());
 
-  // Programs are persistent. If there are too few tiles, the samples of sets are shared out, as far as each program
-  // still has two of an average set: each makes the set's term for itself.
+  // Programs are persistent.
   const int64_t num_sets = call.offsets.size(0) - 1, column_tiles = pack.column_tiles();
-  const int64_t tiles = num_sets * (X.kernel_size == 1 ? ceil_div(int64_t(h) * w, X.tile_h * X.tile_w)
-                                                       : ceil_div(out_h, X.tile_h) * ceil_div(out_w, X.tile_w));
+  const int64_t tiles = X.kernel_size == 1 ? ceil_div(int64_t(h) * w, X.tile_h * X.tile_w)
+                                           : ceil_div(out_h, X.tile_h) * ceil_div(out_w, X.tile_w);
   const int64_t slots = std::max<int64_t>(1, resident_programs(X.kernel, X.warps * 32, X.shared) / column_tiles);
-  const int64_t parts = std::clamp<int64_t>(slots / tiles, 1, std::max<int64_t>(1, n / num_sets / 2));
-  STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles, " tiles: expected fewer than 2^31");
+  const int64_t parts = choose_parts(n, num_sets, tiles, slots, call.single);
+  STD_TORCH_CHECK(tiles * parts < INT32_MAX, "u has ", tiles * parts, " tiles: expected fewer than 2^31");
   const int programs = int(std::min(slots, tiles * parts) * column_tiles);
   const Tensor scratch = memory(int64_t(programs) * X.scratch, ScalarType::Float);
   const T *u = input<T>(call.u), *bias = call.bias ? input<T>(*call.bias) : nullptr;
@@ -66,9 +65,10 @@ void launch(const Launch& X, const Call& call) {
                      bias,
                      slope,
                      input<int32_t>(call.offsets),
+                     input<int32_t>(call.set_ids),
                      y,
                      output<float>(scratch),
-                     int(num_sets),
+                     int(n),
                      h,
                      w,
                      out_h,
@@ -96,8 +96,8 @@ void check_channel_values(const std::optional<Tensor>& x, const char* name, cons
 }
 
 void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor> bias,
-                const std::optional<Tensor> slope, const Tensor offsets, int64_t config, int64_t pad_h, int64_t pad_w,
-                bool transposed, bool single, Tensor out) {
+                const std::optional<Tensor> slope, const Tensor offsets, const Tensor set_ids, int64_t config,
+                int64_t pad_h, int64_t pad_w, bool transposed, bool single, Tensor out) {
   check_image(u, "u", u.dim() > 1 ? u.size(1) : 0, u);
   STD_TORCH_CHECK(config >= 0 && config < kNumRows, "config is ", config, ": expected 0 to ", kNumRows - 1);
   STD_TORCH_CHECK(u.scalar_type() == ScalarType::BFloat16 || u.scalar_type() == ScalarType::Half,
@@ -121,13 +121,12 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
                   "out has another number of samples or pixels than expected");
   check_channel_values(bias, "bias", out);
   check_channel_values(slope, "slope", out);
-  STD_TORCH_CHECK(offsets.scalar_type() == ScalarType::Int && offsets.dim() == 1 && offsets.is_contiguous() &&
-                      offsets.size(0) >= 2 && offsets.device() == u.device(),
-                  "offsets: expected a contiguous int32 vector of at least two values, on u's device");
+  const SetIndex sets = index_of(offsets, set_ids, u);
+  STD_TORCH_CHECK(sets.num_rows == u.size(0), "set_ids has ", sets.num_rows, " values: expected ", u.size(0));
   if (out.numel() == 0) return;
 
   const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());
-  const Call call{u,          weight,     offsets,    out,   bias ? &*bias : nullptr, slope ? &*slope : nullptr,
+  const Call call{u,          weight,     offsets,    set_ids, out, bias ? &*bias : nullptr, slope ? &*slope : nullptr,
                   int(pad_h), int(pad_w), transposed, single};
   is_float16 ? launch<Float16>(chosen, call) : launch<Bfloat16>(chosen, call);
 }

@@ -173,7 +173,7 @@ struct WarpgroupLayer : LayerBase<T, X> {
     }
     block.fence_async();
     block.sync();
-    const Step s = first(block, block.program / column_tiles(), stride);
+    const Step s = first(block, block.program / column_tiles());
     if (block.warp < kMean.first) {
       if constexpr (X.registers > 0) block.template set_registers<X.registers>();
       compute(block, s, stride, column_tile);

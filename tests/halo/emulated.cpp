@@ -29,7 +29,7 @@ constexpr int kTableSize = kNumConfigs, kFirstRow = 0;
 // As _Call in emulated.py.
 struct Call {
   const void *u, *weight, *bias, *slope;
-  const int32_t* offsets;
+  const int32_t *offsets, *set_ids;
   void* y;
   int64_t strides[4];  // of weight [Co,2C,k,k]
   int32_t num_sets, samples, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels, parts, single, transposed;
@@ -61,16 +61,15 @@ void run(Call& call) {
   pack.packed = reinterpret_cast<T*>(packed.data());
   for (int64_t i = 0; i < pack.numel(); ++i) pack.run(i);
 
-  const int programs = call.programs * pack.column_tiles();
-  std::vector<uint4> scratch(int64_t(programs) * X.scratch() / 4);
   Kernel kernel{{{static_cast<const T*>(call.u),
                   pack.packed,
                   static_cast<const T*>(call.bias),
                   static_cast<const T*>(call.slope),
                   call.offsets,
+                  call.set_ids,
                   static_cast<T*>(call.y),
-                  reinterpret_cast<float*>(scratch.data()),
-                  call.num_sets,
+                  nullptr,
+                  call.samples,
                   call.h,
                   call.w,
                   call.out_h,
@@ -86,6 +85,9 @@ void run(Call& call) {
                   call.parts,
                   call.single != 0}}};
   if (X.kernel == 1) kernel.a.as_lines(X.tile_w());
+  const int programs = std::min(call.programs, kernel.items()) * pack.column_tiles();
+  std::vector<uint4> scratch(int64_t(programs) * X.scratch() / 4);
+  kernel.a.scratch = reinterpret_cast<float*>(scratch.data());
   std::string errors;
   for (int program = 0; program < programs; ++program) {
     Emulator machine(Kernel::kWarps, X.shared(), Order(call.order), call.seed + program);
@@ -94,6 +96,7 @@ void run(Call& call) {
     machine.allow(call.bias, call.bias ? call.out_channels * 2 : 0, false);
     machine.allow(call.slope, call.slope ? call.out_channels * 2 : 0, false);
     machine.allow(call.offsets, (call.num_sets + 1) * 4, false);
+    machine.allow(call.set_ids, call.samples * 4, false);
     machine.allow(call.y, int64_t(call.samples) * call.out_h * call.out_w * call.out_channels * 2, true);
     machine.allow(scratch.data() + int64_t(program) * X.scratch() / 4, X.scratch() * 4, true);
     machine.leave_out(Op(call.left_out), call.left_out_index);
@@ -125,4 +128,8 @@ extern "C" void halo_layer(int config, int is_float16, interconv::halo::Call* ca
   using namespace interconv::halo;
   constexpr auto every = std::make_index_sequence<kTableSize>();
   is_float16 ? choose<Float16>(config, *call, every) : choose<Bfloat16>(config, *call, every);
+}
+
+extern "C" int choose_parts(int samples, int num_sets, int tiles, int slots, int single) {
+  return interconv::halo::choose_parts(samples, num_sets, tiles, slots, single != 0);
 }

@@ -26,7 +26,7 @@ GUARD = 64  # values of NaN on both sides of the result
 
 class _Call(ctypes.Structure):
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("u", "weight", "bias", "slope", "offsets", "y")]
+        [(name, ctypes.c_void_p) for name in ("u", "weight", "bias", "slope", "offsets", "set_ids", "y")]
         + [("strides", ctypes.c_int64 * 4)]
         + [
             (name, ctypes.c_int32)
@@ -44,14 +44,14 @@ class Options(NamedTuple):
     """How a launch runs.
 
     Attributes:
-        programs: thread blocks for each column tile.
-        parts: programs that share the samples of a set.
+        programs: thread blocks for each column tile, at most as many as there are items of work.
+        parts: of the samples; a program takes tiles of a part. At most as many as there are samples.
         order, seed: when warps are switched.
         leave_out: an operation, and which of its calls does nothing.
     """
 
     programs: int = 3
-    parts: int = 1
+    parts: int = 2
     order: str = "in turn"
     seed: int = 0
     leave_out: tuple[str, int] = ("none", 0)
@@ -108,6 +108,7 @@ def launch(
     bias: Tensor | None,
     slope: Tensor | None,
     offsets: Tensor,
+    set_ids: Tensor,
     config: int,
     pad_h: int,
     pad_w: int,
@@ -116,11 +117,23 @@ def launch(
     out: Tensor,
 ) -> Report:
     """The raw op halo_layer."""
-    pointers = {"u": u, "weight": weight, "bias": bias, "slope": slope, "offsets": offsets, "y": out}
+    pointers = {
+        "u": u,
+        "weight": weight,
+        "bias": bias,
+        "slope": slope,
+        "offsets": offsets,
+        "set_ids": set_ids,
+        "y": out,
+    }
     numbers = {"num_sets": len(offsets) - 1, "samples": u.shape[0], "channels": u.shape[1], "h": u.shape[2]}
     numbers |= {"w": u.shape[3], "out_channels": out.shape[1], "out_h": out.shape[2], "out_w": out.shape[3]}
     numbers |= {"pad_h": pad_h, "pad_w": pad_w, "transposed": transposed, "single": single}
-    numbers |= {"programs": options.programs, "parts": options.parts, "order": ORDERS.index(options.order)}
+    numbers |= {
+        "programs": options.programs,
+        "parts": min(options.parts, u.shape[0]),
+        "order": ORDERS.index(options.order),
+    }
     numbers |= {"seed": options.seed, "left_out": OPS.index(options.leave_out[0])}
     call = _Call(
         **{name: None if x is None else x.data_ptr() for name, x in pointers.items()},

@@ -107,7 +107,7 @@ def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding)
 
 def test_a_chosen_configuration_is_used(on_emulator, monkeypatch):
     used = []
-    monkeypatch.setattr(halo, "_ops", SimpleNamespace(halo_layer=lambda *arguments: used.append(arguments[5])))
+    monkeypatch.setattr(halo, "_ops", SimpleNamespace(halo_layer=lambda *arguments: used.append(arguments[6])))
     case = Case(46, 46, (5, 6), [2])
     conv = Conv((1, 1), (1, 1), (1, 1), torch.channels_last)
     index = ik.sets.SetIndex(torch.tensor([0, 2], dtype=torch.int32), torch.tensor([0, 0], dtype=torch.int32))

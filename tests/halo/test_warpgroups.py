@@ -72,11 +72,11 @@ def test_activation(warpgroup_library):
     Case(8, 21, (7, 9), [2, 1], slope=True).check(warpgroup_library, RESIDENT[1])
 
 
-def test_long_sets_are_shared_out(warpgroup_library):
-    """With the same bits, however many programs share them."""
+def test_parts(warpgroup_library):
+    """The same bits, wherever sets are cut."""
     case = Case(16, 16, (9, 8), [7, 2, 1])
-    y, _ = case.run(warpgroup_library, RESIDENT[0])
-    for parts in (2, 8):
+    y, _ = case.run(warpgroup_library, RESIDENT[0], parts=1)
+    for parts in (2, 3, 10):
         case.check(warpgroup_library, RESIDENT[0], parts=parts)
         assert torch.equal(case.run(warpgroup_library, RESIDENT[0], parts=parts)[0], y)
 
@@ -120,7 +120,7 @@ def test_each_missing_operation_is_reported(warpgroup_library, config, op):
     case = Case(channels, 16, (5, 7), lengths)
     found = []
     while True:
-        y, report = case.run(warpgroup_library, config, programs=1, leave_out=(op, len(found)))
+        y, report = case.run(warpgroup_library, config, programs=1, parts=1, leave_out=(op, len(found)))
         if not report.was_left_out:
             break
         found.append(bool(report.errors) or bool(y.isnan().any()))
@@ -168,7 +168,7 @@ def test_they_are_candidates_on_sm_90a_alone(monkeypatch):
     case, conv = Case(16, 16, (5, 6), [2]), Conv((1, 1), (1, 1), (1, 1), torch.channels_last)
     index = ik.sets.SetIndex(torch.tensor([0, 2], dtype=torch.int32), torch.tensor([0, 0], dtype=torch.int32))
     used = []
-    monkeypatch.setattr(halo, "_ops", SimpleNamespace(halo_layer=lambda *arguments: used.append(arguments[5])))
+    monkeypatch.setattr(halo, "_ops", SimpleNamespace(halo_layer=lambda *arguments: used.append(arguments[6])))
     monkeypatch.setattr(halo, "_shared_limit", lambda device: LIMITS["sm_90"])
     name = RESIDENT[0].name
     assert name.startswith("wgmma-")

@@ -6,12 +6,14 @@ import torch
 pytest.importorskip("triton", reason="triton has no wheel for this platform")
 
 from benchmarks.gpu import native, predict_layers, predict_networks
-from benchmarks.gpu.native import Config, Layer
+from benchmarks.gpu.native import Layer, configs
 from benchmarks.gpu.predict import GPUS
 
-SMALL = Config(16, 16, 4, 2, 2, 1, "resident", True)
-ALTERNATING = Config(64, 64, 4, 2, 2, 1, "alternating", False)
-STREAMED = Config(16, 128, 4, 2, 2, 2, "streamed", False)
+if (reason := native.reason_unavailable()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+BY_NAME = {config.name: config for config in configs()}
+SMALL, STREAMED = BY_NAME["halo-3x3-16x16-16x16"], BY_NAME["halo-3x3-16x128-16x16"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,35 +33,16 @@ def test_pixels_in_halo_tiles(size, tile):
     assert native.halo_sum(size, tile) == brute_force_halo(size, tile)
 
 
-# What tests/halo/emulated.cpp counted while it ran csrc/halo/layer.h: bytes copied, bytes read and written for means,
-# terms and results (without those of the bias), wavefronts, products.
-EMULATED = [
-    (SMALL, Layer(16, 16, 19, 21, (1, 2, 3)), 3, 1, (120384, 92736 + 76608, 20214, 10368)),
-    (ALTERNATING, Layer(64, 64, 16, 16, (4,)), 1, 1, (278528, 393216 + 196608, 21140, 23040)),
-    (STREAMED, Layer(100, 92, 20, 24, (2,)), 2, 1, (3325376, 1277568 + 700928, 179680, 193536)),
-    (STREAMED, Layer(64, 64, 16, 16, (4,)), 1, 1, (868352, 655360 + 262144, 44152, 46080)),
-]
-
-
-@pytest.mark.parametrize(("config", "layer", "programs", "parts", "counted"), EMULATED)
-def test_the_formulas_count_what_the_emulator_counts(config, layer, programs, parts, counted):
-    found = native.counts(config, layer, programs, -(-layer.out_channels // config.columns), parts)
-    copied, moved, wavefronts, products = counted
-    assert found.copied_u + found.copied_weights == copied
-    assert found.mean + found.term + found.written == pytest.approx(moved, rel=1e-3)  # and the bias
-    assert found.products == products
-    assert found.wavefronts == pytest.approx(wavefronts, rel=0.03)
-
-
-def test_shared_memory_is_what_the_table_says():
-    assert ALTERNATING.shared == 9 * 64 * 64 * 2 + 2 * 8 * 16 * (18 * 18 + 5) + 4 * 8 * (8 * 16 + 16)
+def test_pieces_of_sets():
+    assert native.pieces((1, 7, 0, 2), 2) == [[(1, 1), (4, 7)], [(3, 7), (2, 2)]]
+    assert native.pieces((4, 4), 1) == [[(4, 4), (4, 4)]]
 
 
 def test_the_work_of_the_busiest_multiprocessor():
-    """Two multiprocessors: a set of seven samples, and one of a single sample, each with its mean."""
-    layer = Layer(16, 16, 16, 16, (7, 1))
-    assert native.counts(SMALL, layer, 2, 1, parts=1).imbalance == 8 / ((8 + 2) / 2)
-    assert native.counts(SMALL, layer._replace(lengths=(4, 4)), 2, 1, parts=1).imbalance == 1
+    """Two multiprocessors: seven samples of a set of seven, and one sample; or two halves with the same sets."""
+    layer = Layer(16, 16, 16, 16, (3, 1))
+    assert native.counts(SMALL, layer, 2, 1, parts=2).imbalance == 3 / ((3 + 4) / 2) * 8 / 6
+    assert native.counts(SMALL, layer._replace(lengths=(4, 4)), 2, 1, parts=2).imbalance == 1
 
 
 def test_products_are_within_5_percent_of_the_ideal_where_tiles_divide_the_image():

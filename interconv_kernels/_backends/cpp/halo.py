@@ -42,10 +42,13 @@ class Config(NamedTuple):
     tile_h: int
     tile_w: int
     warps: int
+    mt: int  # of 16 pixels that a warp computes (wgmma: of 64, a warpgroup)
+    nt: int  # of 8 output channels that a warp computes
     shared: int  # bytes of shared memory
     products_in_loop: int  # tensor-core instructions of a warp for 16 channels
     engine: str  # "mma.sync", or "wgmma" (compute capability 9.0 alone)
     weights: str  # "resident", "alternating" or "streamed"
+    term: str  # the set term is kept in "registers" or in "memory"
     reason: str
 
     @property
@@ -222,7 +225,8 @@ def _layer(
     layer = (weight.shape[2], conv.stride[0], u.shape[1], out_channels)
     named = (config for config in _all_candidates(*layer, u.device) if config.name == tiles.get("layer"))
     chosen = next(named, None) or pick(candidates_for(*layer, _shared_limit(u.device)), u.shape[1], out_channels, size)
-    _ops.halo_layer(u, weight, bias, slope, sets.offsets, chosen.row, *padding, transposed, sets.all_single, y)
+    index = (sets.offsets, sets.set_ids)
+    _ops.halo_layer(u, weight, bias, slope, *index, chosen.row, *padding, transposed, sets.all_single, y)
     return y.contiguous(memory_format=conv.fmt)
 
 
