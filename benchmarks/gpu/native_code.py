@@ -33,7 +33,8 @@ SOURCE = Path(__file__).parents[2] / "csrc" / "halo"
 SECTION = "machine code of csrc/halo"
 # Each GPU, and the machine code that runs there, as setup.py builds it.
 MACHINE_CODE = {"sm_80": "sm_80", "sm_86": "sm_80", "sm_90": "sm_90", "sm_100": "sm_100", "sm_120": "sm_120"}
-DTYPES = ("Bfloat16", "Float16")
+DTYPES = ("Bfloat16", "Float16", "Tf32")
+VALUE_BYTES = {"Bfloat16": 2, "Float16": 2, "Tf32": 4}
 MAX_MOVES = 1  # between registers, for each product
 
 
@@ -74,7 +75,8 @@ def compile_for(chip: Chip, name: str) -> list[Kernel]:
     every = "".join(
         f"template __global__ void {engine.kernel}<{dtype}, {row}>({engine.layer.format(dtype, row)});\n"
         for dtype in DTYPES
-        for row in range(len(rows))
+        for row, config in enumerate(rows)
+        if config.value_bytes == VALUE_BYTES[dtype]
     )
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernels.cu", Path(folder) / "kernels.cubin"
@@ -118,7 +120,7 @@ def functions(cubin: Path) -> list[str]:
 
 def _key(text: str) -> tuple[str, int]:
     """(dtype, row of its table) from the mangled name of a kernel."""
-    found = re.search(r"_layer_kernelI\w*?\d(Bfloat16|Float16)ELi(\d+)E", text)
+    found = re.search(r"_layer_kernelI\w*?\d(Bfloat16|Float16|Tf32)ELi(\d+)E", text)
     assert found is not None, text[:200]
     return found[1], int(found[2])
 

@@ -23,41 +23,44 @@ struct Arguments {
   void as_lines(int width) { w = out_w = width, h = out_h = (pixels + width - 1) / width; }
 };
 
-// The widest access, 8, 4, 2 or 1 values of 2 bytes, to which all pixels of a tensor are aligned.
-inline int access_width(int channels, const void* data) {
-  int width = 8;
-  while (width > 1 && (channels % width || reinterpret_cast<uintptr_t>(data) % (2 * width))) width /= 2;
+// The widest access, in values and of at most 16 bytes, to which all pixels of a tensor are aligned.
+template <class T>
+int access_width(int channels, const T* data) {
+  int width = 16 / sizeof(T);
+  while (width > 1 && (channels % width || reinterpret_cast<uintptr_t>(data) % (sizeof(T) * width))) width /= 2;
   return width;
 }
 
-template <int V>
-struct Vector;  // V values of 2 bytes
+template <int B>
+struct Bytes;  // B of them
 template <>
-struct Vector<8> {
+struct Bytes<16> {
   using type = uint4;
 };
 template <>
-struct Vector<4> {
+struct Bytes<8> {
   using type = uint2;
 };
 template <>
-struct Vector<2> {
+struct Bytes<4> {
   using type = uint32_t;
 };
 template <>
-struct Vector<1> {
+struct Bytes<2> {
   using type = uint16_t;
 };
+template <class T, int V>
+using Vector = typename Bytes<V* int(sizeof(T))>::type;  // V values
 
 // f(Width<V>()) for the V that is only known at run time.
 template <int V>
 struct Width {
   static constexpr int value = V;
 };
-template <class F>
+template <class T, class F>
 IK_DEVICE void with_width(int width, F f) {
   if (width == 8) {
-    f(Width<8>());
+    if constexpr (sizeof(T) == 2) f(Width<8>());
   } else if (width == 4) {
     f(Width<4>());
   } else if (width == 2) {

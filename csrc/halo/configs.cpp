@@ -12,7 +12,7 @@ std::string field(const char* name, int value) {
   return std::string("\"") + name + "\": " + std::to_string(value) + ", ";
 }
 
-// Tensor-core instructions of a warp for 16 channels.
+// Tensor-core instructions of a warp for 32 bytes of channels.
 int products(const Config& config) { return config.kernel * config.kernel * config.mt * config.nt(); }
 int products(const WarpgroupConfig& config) { return 9 * config.mt; }
 
@@ -24,8 +24,9 @@ void add(std::string& rows, const Rows& table, const char* engine) {
     rows += "{" + field("kernel", config.kernel) + field("stride", config.stride) + field("channels", config.channels) +
             field("columns", config.columns) + field("tile_h", config.tile_h()) + field("tile_w", config.tile_w()) +
             field("warps", config.warps()) + field("mt", config.mt) + field("nt", config.nt()) +
-            field("shared", config.shared()) + field("products_in_loop", products(config)) + "\"engine\": \"" + engine +
-            "\", \"weights\": \"" + kWeightsNames[int(config.weights)] + "\", \"term\": \"" +
+            field("value_bytes", config.bytes) + field("shared", config.shared()) +
+            field("products_in_loop", products(config)) + "\"engine\": \"" + engine + "\", \"weights\": \"" +
+            kWeightsNames[int(config.weights)] + "\", \"term\": \"" +
             (config.term == Term::kRegisters ? "registers" : "memory") + "\", \"reason\": \"" + reason + "\"}";
   }
 }

@@ -25,6 +25,7 @@ struct Config {
   int mt, rows, cols, split;
   Weights weights;
   Term term;
+  int bytes = 2;  // of a value of u: 2, or 4 for float32, which is multiplied in TF32
 
   constexpr int tile_h() const { return 2 * mt * rows; }
   constexpr int tile_w() const { return 8 * cols; }
@@ -36,21 +37,23 @@ struct Config {
   // The pixels that a tile is computed from. Even and odd columns are apart with stride 2: an even number.
   constexpr int halo_h() const { return stride * (tile_h() - 1) + kernel; }
   constexpr int halo_w() const { return (stride * (tile_w() - 1) + kernel + stride - 1) / stride * stride; }
-  constexpr int planes() const { return channels / 8; }
+  constexpr int planes() const { return channels * bytes / 16; }
   // Bytes of a plane. The planes of one pixel, which neighbouring threads fill, start in different banks.
   constexpr int plane() const {
     const int skew = planes() >= 8 ? 1 : 8 / planes();
     return ((halo_h() * halo_w() + 7 - skew) / 8 * 8 + skew) * 16;
   }
   constexpr int tile() const { return (planes() * plane() + 127) / 128 * 128; }
-  constexpr int weights_bytes() const { return kernel * kernel * channels * columns * 2; }
+  constexpr int weights_bytes() const { return kernel * kernel * channels * columns * bytes; }
   // Bytes of a stage: a chunk of the tile's channels, and of the weights if they are streamed.
   constexpr int stage() const { return tile() + (weights == Weights::kStreamed ? weights_bytes() : 0); }
   constexpr int first_stage() const {
     return weights == Weights::kResident ? 2 * weights_bytes() : weights == Weights::kAlternating ? weights_bytes() : 0;
   }
   constexpr int staging() const { return first_stage() + 2 * stage(); }
-  constexpr int staging_row() const { return nt() * 16 + 16; }  // of a pixel; 16 bytes more against bank conflicts
+  constexpr int staging_row() const {
+    return nt() * 8 * bytes + 16;
+  }  // of a pixel; 16 bytes more against bank conflicts
   constexpr int shared() const { return staging() + warps() * 8 * staging_row(); }
 
   // float32 values of global memory for the term, for each program
@@ -89,6 +92,15 @@ inline constexpr Row kConfigs[] = {
      "1x1, up to 64 channels: eight warps, of which each keeps sums and term in 128 registers"},
     {{1, 1, 32, 128, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels"},
     {{1, 1, 32, 96, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory}, "1x1, many channels that 96 divides better"},
+    {{3, 1, 16, 16, 4, 2, 2, 1, Weights::kResident, Term::kRegisters, 4}, "TF32, up to 16 channels"},
+    {{3, 1, 32, 32, 4, 2, 2, 1, Weights::kAlternating, Term::kRegisters, 4},
+     "TF32, up to 32 channels: both halves of the weights and two tiles would take 162 KB, one half at a time takes "
+     "125"},
+    {{3, 1, 8, 64, 4, 2, 2, 2, Weights::kStreamed, Term::kMemory, 4},
+     "TF32, many channels: eight warps, four would spill"},
+    {{3, 1, 8, 48, 4, 2, 2, 1, Weights::kStreamed, Term::kMemory, 4}, "TF32, channels that 48 divides better (46, 92)"},
+    {{3, 2, 8, 64, 2, 2, 2, 2, Weights::kStreamed, Term::kMemory, 4}, "TF32, stride 2"},
+    {{1, 1, 16, 64, 4, 2, 2, 1, Weights::kStreamed, Term::kMemory, 4}, "TF32, 1x1"},
 };
 inline constexpr int kNumConfigs = sizeof(kConfigs) / sizeof(Row);
 

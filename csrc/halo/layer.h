@@ -6,10 +6,11 @@
 // sample's tile is copied to shared memory once, with its halo, and serves all nine taps from there. If every set has
 // one sample, s = u: weights Wu + Ws and no mean.
 //
-// Pixels lie in shared memory as planes of 16 bytes: [channels / 8][pixels][8]. So 8 neighbours in a row, at any tap's
-// shift, are 128 bytes: ldmatrix reads them without bank conflicts. With stride 2, the even pixels of a row come before
-// the odd ones, so that the same holds. A product takes two rows of 8 pixels, and with stride 1 a warp that computes 2
-// MT rows loads 2 MT + 2 for the three taps above each other. Weights likewise: [kernel^2][channels / 8][columns][8].
+// Pixels lie in shared memory as planes of 16 bytes: [channels / 8][pixels][8], or 4 values in float32. So 8 neighbours
+// in a row, at any tap's shift, are 128 bytes: ldmatrix reads them without bank conflicts. With stride 2, the even
+// pixels of a row come before the odd ones, so that the same holds. A product takes two rows of 8 pixels, and with
+// stride 1 a warp that computes 2 MT rows loads 2 MT + 2 for the three taps above each other. Weights likewise:
+// [kernel^2][channels / 8][columns][8].
 //
 // For a 1x1 kernel an image is any line of pixels: the caller sets w = out_w to the tile's width.
 #pragma once
@@ -28,18 +29,18 @@ struct HaloLayer : LayerBase<T, X> {
   static constexpr int kRows = 2 * MT + K - 1;  // of 8 pixels that a warp loads, with stride 1
   static constexpr Warps kAll{0, kWarps};
   static constexpr bool kTermInRegisters = X.term == Term::kRegisters;
-  static_assert(X.channels % 16 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns);
+  static_assert(X.bytes == sizeof(T) && kPlanes % 2 == 0 && NT % 2 == 0 && NT * 8 * X.split == X.columns);
 
   // The inputs of a step, as one group of copies.
   IK_DEVICE void fetch(Block& block, const Step& s, int column_tile, int stage) const {
     if (s.item < items()) {
       const int to = kFirstStage + stage * kStage;
       if (X.weights == Weights::kStreamed) this->copy_weights(block, kAll, s.mean, column_tile, s.chunk, to + kTile);
-      with_width(a.u_width, [&](auto width) {
+      with_width<T>(a.u_width, [&](auto width) {
         constexpr int V = decltype(width)::value;
         if (s.mean) {
           this->template make_mean<V>(block, kAll, s, s.lo, s.hi, to);
-        } else if constexpr (V > 1) {
+        } else if constexpr (V * sizeof(T) > 2) {
           this->template copy_tile<V>(block, kAll, s, to);
         } else {  // there are no asynchronous copies of 2 bytes
           this->template make_mean<V>(block, kAll, s, s.i, s.i + 1, to);
@@ -62,6 +63,7 @@ struct HaloLayer : LayerBase<T, X> {
             const int pixel = (S * place.row + first + row / 8 * distance) * kHaloW + column;
             return tile + (k + half) * kPlane + pixel * 16;
           });
+          block.round(top, bottom);
         };
         Frag<T> x[kRows];
         if (S == 1) {

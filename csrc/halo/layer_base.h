@@ -15,6 +15,7 @@ struct LayerBase {
   static constexpr int kTileH = X.tile_h(), kTileW = X.tile_w(), kHaloH = X.halo_h(), kHaloW = X.halo_w();
   static constexpr int kPlanes = X.planes(), kPlane = X.plane(), kWeights = X.weights_bytes();
   static constexpr int kStaging = X.staging(), kRowBytes = X.staging_row();
+  static constexpr int kVector = 16 / sizeof(T);                    // values of a plane
   static constexpr bool kChunks = X.weights == Weights::kStreamed;  // else all channels are there at once
 
   Arguments<T> a;
@@ -69,7 +70,7 @@ struct LayerBase {
   template <class F>
   IK_DEVICE void each_vector(Block& block, Warps by, const Step& s, F f) const {
     block.for_each(by.first, by.count, kHaloH * kHaloW * kPlanes, [&](int v) {
-      const int plane = v % kPlanes, pixel = v / kPlanes, c = s.chunk * X.channels + plane * 8;
+      const int plane = v % kPlanes, pixel = v / kPlanes, c = s.chunk * X.channels + plane * kVector;
       const int column = pixel % kHaloW % (kHaloW / S) * S + pixel % kHaloW / (kHaloW / S);
       const int h = S * s.h0 - a.pad_h + pixel / kHaloW, w = S * s.w0 - a.pad_w + column;
       const int64_t at = int64_t(h) * a.w + w;
@@ -84,9 +85,9 @@ struct LayerBase {
   IK_DEVICE void copy_tile(Block& block, Warps by, const Step& s, int to) const {
     const T* u = sample(s.i);
     each_vector(block, by, s, [&](int offset, int64_t at, int c, bool inside) {
-      IK_UNROLL for (int j = 0; j < 8; j += V) {
+      IK_UNROLL for (int j = 0; j < kVector; j += V) {
         const bool there = inside && c + j < a.channels;
-        block.template copy<2 * V>(to + offset + 2 * j, there ? u + at + j : a.u, there);
+        block.template copy<V * sizeof(T)>(to + offset + j * sizeof(T), there ? u + at + j : a.u, there);
       }
     });
   }
@@ -94,16 +95,15 @@ struct LayerBase {
   // The mean of the samples begin ... end-1 on the tile, summed in float32 and rounded once.
   template <int V>
   IK_DEVICE void make_mean(Block& block, Warps by, const Step& s, int begin, int end, int to) const {
-    using Values = typename Vector<V>::type;
     const int64_t image = int64_t(a.pixels) * a.channels;
     each_vector(block, by, s, [&](int offset, int64_t at, int c, bool inside) {
-      float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      float sum[kVector] = {};
       if (inside) {
         const T* p = sample(begin) + at;
         IK_UNROLL_BY(V / 2 + 1) for (int i = begin; i < end; ++i, p += image) {
-          IK_UNROLL for (int j = 0; j < 8; j += V) {
+          IK_UNROLL for (int j = 0; j < kVector; j += V) {
             if (c + j >= a.channels) continue;
-            const Values values = block.template read<Values>(p + j);
+            const auto values = block.template read<Vector<T, V>>(p + j);
             T x[V];
             memcpy(x, &values, sizeof(x));
             IK_UNROLL for (int k = 0; k < V; ++k) sum[j + k] += to_float(x[k]);
@@ -111,18 +111,22 @@ struct LayerBase {
         }
       }
       const float scale = 1.0f / float(end - begin);
-      uint32_t x[4];
-      IK_UNROLL for (int j = 0; j < 4; ++j) x[j] = pack<T>(sum[2 * j] * scale, sum[2 * j + 1] * scale);
-      block.put(to + offset, uint4{x[0], x[1], x[2], x[3]});
+      IK_UNROLL for (int j = 0; j < kVector; j += 2) {
+        const auto two = pack<T>(sum[j] * scale, sum[j + 1] * scale);
+        memcpy(reinterpret_cast<char*>(sum) + j * sizeof(T), &two, sizeof(two));
+      }
+      uint4 values;
+      memcpy(&values, sum, sizeof(values));
+      block.put(to + offset, values);
     });
   }
 
   // Packed [half][column tile][chunk][kWeights bytes].
   IK_DEVICE void copy_weights(Block& block, Warps by, bool set_half, int column_tile, int chunk, int to) const {
     const int index = ((set_half ? 1 : 0) * column_tiles() + column_tile) * chunks() + chunk;
-    const T* from = a.weights + int64_t(index) * (kWeights / 2);
+    const T* from = a.weights + int64_t(index) * (kWeights / sizeof(T));
     block.for_each(by.first, by.count, kWeights / 16,
-                   [&](int v) { block.template copy<16>(to + v * 16, from + v * 8, true); });
+                   [&](int v) { block.template copy<16>(to + v * 16, from + v * kVector, true); });
   }
 
   struct Place {  // of a warp in the tile
@@ -133,7 +137,7 @@ struct LayerBase {
   };
 
   IK_DEVICE float of_channel(Block& block, const T* values, int co) const {
-    return values && co < a.out_channels ? to_float(T{block.template read<uint16_t>(values + co)}) : 0.0f;
+    return values && co < a.out_channels ? to_float(T{block.template read<Vector<T, 1>>(values + co)}) : 0.0f;
   }
 
   IK_DEVICE void start_from_bias(Block& block, int first_column, Sums& sums) const {
@@ -165,20 +169,20 @@ struct LayerBase {
               x = x >= 0 ? x : x * of_channel(block, a.slope, co);
               next = next >= 0 ? next : next * of_channel(block, a.slope, co + 1);
             }
-            block.put(mine + pixel * kRowBytes + (n * 8 + column) * 2, pack<T>(x, next));
+            block.put(mine + pixel * kRowBytes + (n * 8 + column) * sizeof(T), pack<T>(x, next));
           });
         }
         block.sync_warp();
         if (h < a.out_h) {
           const int64_t first_pixel = int64_t(h) * a.out_w + w0;
           T* row = y + first_pixel * a.out_channels;
-          with_width(a.y_width, [&](auto width) {
+          with_width<T>(a.y_width, [&](auto width) {
             constexpr int V = decltype(width)::value;
             block.lanes(8 * NT * 8 / V, [&](int v) {
               const int pixel = v / (NT * 8 / V), column = v % (NT * 8 / V) * V, co = first_column + column;
               if (w0 + pixel >= a.out_w || co >= a.out_channels) return;
               if (K == 1 && first_pixel + pixel >= a.out_pixels) return;
-              const auto values = block.template get<typename Vector<V>::type>(mine + pixel * kRowBytes + column * 2);
+              const auto values = block.template get<Vector<T, V>>(mine + pixel * kRowBytes + column * sizeof(T));
               block.write(row + pixel * a.out_channels + co, values);
             });
           });

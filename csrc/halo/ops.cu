@@ -10,14 +10,25 @@ namespace {
 
 constexpr int kNumRows = kNumConfigs + kNumWarpgroupConfigs;
 
+// For rows of the table for this dtype; others have no kernel.
+template <class T, int I>
+Launch mma_launch() {
+  if constexpr (kConfigs[I].config.bytes == sizeof(T)) {
+    return launch_of(reinterpret_cast<const void*>(halo_layer_kernel<T, I>), kConfigs[I].config);
+  }
+  return {};
+}
+
 template <class T, size_t... I>
 Launch launch_of_row(int64_t row, std::index_sequence<I...>) {
-  static const Launch mma[] = {
-      launch_of(reinterpret_cast<const void*>(halo_layer_kernel<T, int(I)>), kConfigs[I].config)...};
+  static const Launch mma[] = {mma_launch<T, int(I)>()...};
   if (row < kNumConfigs) return mma[row];
 #ifdef IK_SM_90A
-  const int i = int(row) - kNumConfigs;
-  return launch_of(warpgroup_kernel(std::is_same_v<T, Float16>, i), kWarpgroupConfigs[i].config);
+  if (sizeof(T) == 2) {
+    const int i = int(row) - kNumConfigs;
+    return launch_of(warpgroup_kernel(std::is_same_v<T, Float16>, i), kWarpgroupConfigs[i].config);
+  }
+  return {};
 #else
   STD_TORCH_CHECK(false, "configuration ", row, " is for sm_90a: the extension was built without it");
 #endif
@@ -100,11 +111,14 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
                 int64_t pad_h, int64_t pad_w, bool transposed, bool single, Tensor out) {
   check_image(u, "u", u.dim() > 1 ? u.size(1) : 0, u);
   STD_TORCH_CHECK(config >= 0 && config < kNumRows, "config is ", config, ": expected 0 to ", kNumRows - 1);
-  STD_TORCH_CHECK(u.scalar_type() == ScalarType::BFloat16 || u.scalar_type() == ScalarType::Half,
-                  "u: expected bfloat16 or float16");
+  const ScalarType dtype = u.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::BFloat16 || dtype == ScalarType::Half || dtype == ScalarType::Float,
+                  "u: expected bfloat16, float16 or float32");
   constexpr auto every = std::make_index_sequence<kNumConfigs>();
-  const bool is_float16 = u.scalar_type() == ScalarType::Half;
-  const Launch chosen = is_float16 ? launch_of_row<Float16>(config, every) : launch_of_row<Bfloat16>(config, every);
+  const Launch chosen = dtype == ScalarType::Half       ? launch_of_row<Float16>(config, every)
+                        : dtype == ScalarType::BFloat16 ? launch_of_row<Bfloat16>(config, every)
+                                                        : launch_of_row<Tf32>(config, every);
+  STD_TORCH_CHECK(chosen.kernel, "configuration ", config, " is not for u's dtype");
   const int64_t k = chosen.kernel_size, stride = chosen.stride;
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) % 2 == 0 && weight.size(2) == k && weight.size(3) == k &&
                       weight.scalar_type() == u.scalar_type() && weight.device() == u.device(),
@@ -128,7 +142,13 @@ void halo_layer(const Tensor u, const Tensor weight, const std::optional<Tensor>
   const torch::stable::accelerator::DeviceGuard guard(u.get_device_index());
   const Call call{u,          weight,     offsets,    set_ids, out, bias ? &*bias : nullptr, slope ? &*slope : nullptr,
                   int(pad_h), int(pad_w), transposed, single};
-  is_float16 ? launch<Float16>(chosen, call) : launch<Bfloat16>(chosen, call);
+  if (dtype == ScalarType::Half) {
+    launch<Float16>(chosen, call);
+  } else if (dtype == ScalarType::BFloat16) {
+    launch<Bfloat16>(chosen, call);
+  } else {
+    launch<Tf32>(chosen, call);
+  }
 }
 
 }  // namespace

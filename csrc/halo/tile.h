@@ -23,7 +23,7 @@ struct Images {
 // V values, added to V sums.
 template <class T, int V>
 IK_DEVICE void add_values(Block& block, const T* from, float (&sum)[V]) {
-  const auto values = block.template read<typename Vector<V>::type>(from);
+  const auto values = block.template read<Vector<T, V>>(from);
   T x[V];
   memcpy(x, &values, sizeof(x));
   IK_UNROLL for (int j = 0; j < V; ++j) sum[j] += to_float(x[j]);
@@ -43,7 +43,7 @@ struct Tile {
   // Starts the copy of image i at (h0, w0), from channel c0 on; zeros where there is no such pixel or channel. With
   // i < 0, zeros.
   IK_DEVICE static void copy(Block& block, int warps, const Images<T>& x, int i, int h0, int w0, int c0, int to) {
-    with_width(x.pixel_width, [&](auto width) {
+    with_width<T>(x.pixel_width, [&](auto width) {
       constexpr int V = decltype(width)::value;
       block.for_each(0, warps, kH * kW * kPlanes, [&](int v) {
         const int plane = v % kPlanes, pixel = v / kPlanes, c = c0 + plane * 8;

@@ -17,6 +17,7 @@
 //   load, load_transposed            two fragments from shared memory
 //   load_pair, bring_together        the `top` and `bottom` of a product: from one load; from two
 //   load_pair_transposed             the same as load_pair, of rows that lie across as for load_transposed
+//   round(top, bottom)               to what a product takes: float32 to TF32, other values are left alone
 //   multiply(c, top, bottom, b)      c += [top; bottom] b^T
 //   pairs(c, half, f)                f(row, even column, value, next value) for rows 8 half ... 8 half + 7 of c, rows
 //                                    counted from 0, each thread its own
@@ -24,18 +25,22 @@
 // Shared memory is addressed by byte offsets from its start (1024-byte aligned). Copies, get, put and write are those
 // of threads: they are called inside for_each, lanes or pairs. The others are called by whole warps (read: by either).
 //
-// Frag<T> holds 8 rows of 32 bytes (16 values of 2 bytes: the depth of one product), FragC 16 x 8 float32 sums.
+// Frag<T> holds 8 rows of 32 bytes, the depth of one product, FragC 16 x 8 float32 sums.
 #pragma once
 #include <cstdint>
 
 namespace interconv::halo {
 
-// 2-byte element types. The bits are converted with to_float, pack (two values, rounded to nearest) and unpack.
+// Element types. The bits are converted with to_float, pack (two values, rounded to nearest) and rounded_for_product.
 struct Bfloat16 {
   uint16_t bits;
 };
 struct Float16 {
   uint16_t bits;
+};
+// float32, of which products take the upper 19 bits. What is not a factor is not rounded.
+struct Tf32 {
+  uint32_t bits;
 };
 
 }  // namespace interconv::halo

@@ -40,14 +40,38 @@ inline uint16_t rounded(float f, Float16) {
   memcpy(&bits, &half, 2);
   return bits;
 }
+inline float to_float(Tf32 x) {
+  float f;
+  memcpy(&f, &x.bits, 4);
+  return f;
+}
+inline uint32_t to_tf32(uint32_t bits) {  // to nearest, and away from zero in the middle
+  return (bits & 0x7fffffff) > 0x7f800000 ? bits : (bits + 0x1000) & ~0x1fffu;
+}
+
 template <class T>
-uint32_t pack(float x, float y) {
-  return rounded(x, T()) | uint32_t(rounded(y, T())) << 16;
+auto pack(float x, float y) {
+  if constexpr (sizeof(T) == 4) {
+    uint2 two;
+    memcpy(&two.x, &x, 4), memcpy(&two.y, &y, 4);
+    return two;
+  } else {
+    return rounded(x, T()) | uint32_t(rounded(y, T())) << 16;
+  }
+}
+template <class T>
+T rounded_for_product(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return {to_tf32(pack<T>(x, x).x)};
+  } else {
+    return {rounded(x, T())};
+  }
 }
 
 template <class T>
 struct Frag {
-  float m[8][16];
+  static constexpr int kVector = 16 / sizeof(T), kDepth = 2 * kVector;
+  float m[8][kDepth];
 };
 
 struct FragC {
@@ -130,9 +154,10 @@ struct Block {
     machine.begin();
     for (int half = 0; half < 2; ++half) {
       for (int row = 0; row < 16; ++row) {
-        T v[8];
+        constexpr int V = Frag<T>::kVector;
+        T v[V];
         get_row(v, offset(row, half));
-        for (int k = 0; k < 8; ++k) (row < 8 ? rows0 : rows8).m[row % 8][half * 8 + k] = to_float(v[k]);
+        for (int k = 0; k < V; ++k) (row < 8 ? rows0 : rows8).m[row % 8][half * V + k] = to_float(v[k]);
       }
     }
     count_rows([&](int i) { return offset(i / 16 * 8 + i % 8, i / 8 % 2); });
@@ -161,16 +186,28 @@ struct Block {
   }
 
   template <class T>
+  void round(Frag<T>& top, Frag<T>& bottom) {
+    if constexpr (sizeof(T) == 4) {
+      for (auto* rows : {&top, &bottom}) {
+        for (float* x = rows->m[0]; x < rows->m[0] + 8 * Frag<T>::kDepth; ++x)
+          *x = to_float(rounded_for_product<T>(*x));
+      }
+    }
+  }
+
+  template <class T>
   void multiply(FragC& c, const Frag<T>& top, const Frag<T>& bottom, const Frag<T>& b) {
     machine.begin();
     ++machine.counts.products;
-    float across[16][8];
+    constexpr int kDepth = Frag<T>::kDepth;
+    check_rounded(top), check_rounded(bottom), check_rounded(b);
+    float across[kDepth][8];
     for (int j = 0; j < 8; ++j) {
-      for (int k = 0; k < 16; ++k) across[k][j] = b.m[j][k];
+      for (int k = 0; k < kDepth; ++k) across[k][j] = b.m[j][k];
     }
     for (int i = 0; i < 16; ++i) {
       const float* row = i < 8 ? top.m[i] : bottom.m[i - 8];
-      for (int k = 0; k < 16; ++k) {
+      for (int k = 0; k < kDepth; ++k) {
         for (int j = 0; j < 8; ++j) c.m[i][j] += row[k] * across[k][j];
       }
     }
@@ -272,8 +309,18 @@ struct Block {
     return sum;
   }
 
+  // A tensor core cuts off the lower 13 bits of float32.
   template <class T>
-  void get_row(T (&v)[8], int at) {
+  void check_rounded(const Frag<T>& rows) {
+    if constexpr (sizeof(T) == 4) {
+      for (const float* x = rows.m[0]; x < rows.m[0] + 8 * Frag<T>::kDepth; ++x) {
+        if (pack<T>(*x, 0).x & 0x1fff) return machine.report("a factor that was not rounded to TF32");
+      }
+    }
+  }
+
+  template <class T, size_t V>
+  void get_row(T (&v)[V], int at) {
     memset(v, 0, 16);
     if (machine.will_read(at, 16, Emulator::kAll)) memcpy(v, machine.shared.data() + at, 16);
   }

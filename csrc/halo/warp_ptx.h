@@ -14,20 +14,39 @@ namespace interconv::halo {
 using ::uint2;
 using ::uint4;
 
-// Two values in 32 bits, the first in the lower half.
+// Two values, the first in the lower half.
 template <class T>
-IK_DEVICE uint32_t pack(float x, float y);
+IK_DEVICE auto pack(float x, float y);
 template <>
-IK_DEVICE uint32_t pack<Bfloat16>(float x, float y) {
+IK_DEVICE auto pack<Bfloat16>(float x, float y) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
   return reinterpret_cast<const uint32_t&>(pair);
 }
 template <>
-IK_DEVICE uint32_t pack<Float16>(float x, float y) {
+IK_DEVICE auto pack<Float16>(float x, float y) {
   const __half2 pair = __floats2half2_rn(x, y);
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
+template <>
+IK_DEVICE auto pack<Tf32>(float x, float y) {
+  return uint2{__float_as_uint(x), __float_as_uint(y)};
+}
+
+IK_DEVICE uint32_t to_tf32(uint32_t bits) {
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(__uint_as_float(bits)));
+  return bits;
+}
+template <class T>
+IK_DEVICE T rounded_for_product(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return {to_tf32(__float_as_uint(x))};
+  } else {
+    return {uint16_t(pack<T>(x, x) & 0xffff)};
+  }
+}
+
+IK_DEVICE float to_float(Tf32 x) { return __uint_as_float(x.bits); }
 IK_DEVICE float to_float(Bfloat16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 IK_DEVICE float to_float(Float16 x) { return __half2float(__ushort_as_half(x.bits)); }
 
@@ -139,6 +158,18 @@ struct Block {
                  : "r"(address(offset(lane / 16 * 8 + lane % 8, lane / 8 % 2))));
   }
 
+  template <class T>
+  IK_DEVICE void round(Frag<T>& top, Frag<T>& bottom) {
+    if constexpr (sizeof(T) == 4) {
+      IK_UNROLL for (int j = 0; j < 2; ++j) top.r[j] = to_tf32(top.r[j]), bottom.r[j] = to_tf32(bottom.r[j]);
+    }
+  }
+
+  IK_DEVICE void multiply(FragC& c, const Frag<Tf32>& top, const Frag<Tf32>& bottom, const Frag<Tf32>& b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c.r[0]), "+f"(c.r[1]), "+f"(c.r[2]), "+f"(c.r[3])
+        : "r"(top.r[0]), "r"(bottom.r[0]), "r"(top.r[1]), "r"(bottom.r[1]), "r"(b.r[0]), "r"(b.r[1]));
+  }
   IK_DEVICE void multiply(FragC& c, const Frag<Bfloat16>& top, const Frag<Bfloat16>& bottom, const Frag<Bfloat16>& b) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c.r[0]), "+f"(c.r[1]), "+f"(c.r[2]), "+f"(c.r[3])

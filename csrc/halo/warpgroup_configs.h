@@ -16,7 +16,7 @@ struct WarpgroupConfig {
   int registers;      // of a thread that computes; 0: all threads have the same
   Weights weights;    // resident or streamed
   Term term;
-  int kernel = 3, stride = 1;
+  int kernel = 3, stride = 1, bytes = 2;
 
   constexpr int tile_h() const { return 8 * mt * groups / cols; }
   constexpr int tile_w() const { return 8 * cols; }

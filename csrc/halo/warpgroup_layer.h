@@ -49,7 +49,7 @@ struct WarpgroupLayer : LayerBase<T, X> {
     for (; s.item < items(); s = next(block, s, stride)) {
       if (!s.mean) continue;
       block.wait_at(free_mean(means.index), means.parity ^ 1);
-      with_width(a.u_width, [&](auto width) {
+      with_width<T>(a.u_width, [&](auto width) {
         constexpr int V = decltype(width)::value;
         this->template make_mean<V>(block, kMean, s, s.lo, s.hi, kFirstMean + means.index * kTile);
       });
@@ -70,7 +70,7 @@ struct WarpgroupLayer : LayerBase<T, X> {
       const int to = kFirstStage + stages.index * kStage;
       if (kStreamed) this->copy_weights(block, kCopy, s.mean, column_tile, s.chunk, to + kTile);
       if (!s.mean) {
-        with_width(a.u_width, [&](auto width) {
+        with_width<T>(a.u_width, [&](auto width) {
           constexpr int V = decltype(width)::value;
           if constexpr (V > 1) {
             this->template copy_tile<V>(block, kCopy, s, to);

@@ -149,7 +149,7 @@ struct WeightGradient {
   IK_DEVICE void reduce(Block& block, const Images<T>& x, const Step& s, int share, int shares, float scale,
                         T* out) const {
     const int numel = x.h * x.w * x.channels;
-    with_width(x.width, [&](auto width) {
+    with_width<T>(x.width, [&](auto width) {
       constexpr int V = decltype(width)::value;
       const int vectors = numel / V, part = (vectors + shares - 1) / shares, begin = share * part;
       const T* images = x.data + int64_t(s.lo) * numel;
@@ -160,7 +160,7 @@ struct WeightGradient {
         IK_UNROLL_BY(kReads) for (int i = 0; i < s.size; ++i, from += numel) add_values(block, from, sum);
         T bits[V];
         IK_UNROLL for (int j = 0; j < V; ++j) bits[j] = {uint16_t(pack<T>(sum[j] * scale, 0))};
-        typename Vector<V>::type values;
+        Vector<T, V> values;
         memcpy(&values, bits, sizeof(bits));
         block.write(out + (begin + v) * V, values);
       });

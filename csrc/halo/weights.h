@@ -6,9 +6,9 @@
 
 namespace interconv::halo {
 
-// weight [Co,2C,k,k] = [Wu | Ws], any strides -> [half][column tile][chunk][k^2][channels / 8][columns][8], zeros where
-// there is no such channel. `transposed`: for grad_u, whose input channels are Co, with the taps flipped. `single`: the
-// first half is Wu + Ws.
+// weight [Co,2C,k,k] = [Wu | Ws], any strides -> [half][column tile][chunk][k^2][planes][columns][16 bytes of
+// channels], zeros where there is no such channel. `transposed`: for grad_u, whose input channels are Co, with the taps
+// flipped. `single`: the first half is Wu + Ws.
 template <class T>
 struct PackWeights {
   const T* weight;
@@ -29,14 +29,15 @@ struct PackWeights {
   }
 
   IK_DEVICE void run(int64_t index) const {
-    int64_t rest = index / 8;
+    constexpr int kVector = 16 / sizeof(T);
+    int64_t rest = index / kVector;
     const int column = int(rest % columns);
     rest /= columns;
-    const int plane = int(rest % (chunk / 8));
-    rest /= chunk / 8;
+    const int plane = int(rest % (chunk / kVector));
+    rest /= chunk / kVector;
     const int tap = int(rest % (kernel * kernel));
     rest /= kernel * kernel;
-    const int c = int(rest % chunks()) * chunk + plane * 8 + int(index % 8);
+    const int c = int(rest % chunks()) * chunk + plane * kVector + int(index % kVector);
     rest /= chunks();
     const int co = int(rest % column_tiles()) * columns + column, half = int(rest / column_tiles());
     float x = 0;
@@ -44,8 +45,7 @@ struct PackWeights {
       x = value(half, tap, c, co);
       if (single && half == 0) x += value(1, tap, c, co);
     }
-    const uint32_t bits = pack<T>(x, x);
-    packed[index] = {uint16_t(bits & 0xffff)};
+    packed[index] = rounded_for_product<T>(x);
   }
 };
 

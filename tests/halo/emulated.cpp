@@ -42,6 +42,7 @@ struct Call {
 
 template <class T, int I>
 void run(Call& call) {
+  constexpr int kBytes = sizeof(T);
   using Kernel = Layer<T, I>;
   constexpr auto X = kTable[I].config;
   PackWeights<T> pack{static_cast<const T*>(call.weight),
@@ -57,7 +58,7 @@ void run(Call& call) {
                       X.columns,
                       call.transposed != 0,
                       call.single != 0};
-  std::vector<uint4> packed(pack.numel() / 8);
+  std::vector<uint4> packed(pack.numel() * kBytes / 16);
   pack.packed = reinterpret_cast<T*>(packed.data());
   for (int64_t i = 0; i < pack.numel(); ++i) pack.run(i);
 
@@ -80,8 +81,8 @@ void run(Call& call) {
                   call.out_channels,
                   call.h * call.w,
                   call.out_h * call.out_w,
-                  access_width(call.channels, call.u),
-                  access_width(call.out_channels, call.y),
+                  access_width(call.channels, static_cast<const T*>(call.u)),
+                  access_width(call.out_channels, static_cast<T*>(call.y)),
                   call.parts,
                   call.single != 0}}};
   if (X.kernel == 1) kernel.a.as_lines(X.tile_w());
@@ -91,13 +92,13 @@ void run(Call& call) {
   std::string errors;
   for (int program = 0; program < programs; ++program) {
     Emulator machine(Kernel::kWarps, X.shared(), Order(call.order), call.seed + program);
-    const int u = machine.allow(call.u, int64_t(call.samples) * call.h * call.w * call.channels * 2, false);
-    machine.allow(pack.packed, pack.numel() * 2, false);
-    machine.allow(call.bias, call.bias ? call.out_channels * 2 : 0, false);
-    machine.allow(call.slope, call.slope ? call.out_channels * 2 : 0, false);
+    const int u = machine.allow(call.u, int64_t(call.samples) * call.h * call.w * call.channels * kBytes, false);
+    machine.allow(pack.packed, pack.numel() * kBytes, false);
+    machine.allow(call.bias, call.bias ? call.out_channels * kBytes : 0, false);
+    machine.allow(call.slope, call.slope ? call.out_channels * kBytes : 0, false);
     machine.allow(call.offsets, (call.num_sets + 1) * 4, false);
     machine.allow(call.set_ids, call.samples * 4, false);
-    machine.allow(call.y, int64_t(call.samples) * call.out_h * call.out_w * call.out_channels * 2, true);
+    machine.allow(call.y, int64_t(call.samples) * call.out_h * call.out_w * call.out_channels * kBytes, true);
     machine.allow(scratch.data() + int64_t(program) * X.scratch() / 4, X.scratch() * 4, true);
     machine.leave_out(Op(call.left_out), call.left_out_index);
     machine.run([&](int warp) {
@@ -116,18 +117,25 @@ void run(Call& call) {
   strncpy(call.errors, errors.c_str(), sizeof(call.errors) - 1);
 }
 
+template <class T, int I>
+void run_if_for(Call& call) {
+  if constexpr (kTable[I].config.bytes == sizeof(T)) run<T, I>(call);
+}
 template <class T, size_t... I>
 void choose(int config, Call& call, std::index_sequence<I...>) {
-  ((config == kFirstRow + int(I) ? run<T, int(I)>(call) : void()), ...);
+  ((config == kFirstRow + int(I) ? run_if_for<T, int(I)>(call) : void()), ...);
 }
 
 }  // namespace
 }  // namespace interconv::halo
 
-extern "C" void halo_layer(int config, int is_float16, interconv::halo::Call* call) {
+// `dtype`: 0, 1 or 2 for bfloat16, float16 or float32.
+extern "C" void halo_layer(int config, int dtype, interconv::halo::Call* call) {
   using namespace interconv::halo;
   constexpr auto every = std::make_index_sequence<kTableSize>();
-  is_float16 ? choose<Float16>(config, *call, every) : choose<Bfloat16>(config, *call, every);
+  if (dtype == 0) choose<Bfloat16>(config, *call, every);
+  if (dtype == 1) choose<Float16>(config, *call, every);
+  if (dtype == 2) choose<Tf32>(config, *call, every);
 }
 
 extern "C" int choose_parts(int samples, int num_sets, int tiles, int slots, int single) {

@@ -17,6 +17,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).parent / "emulated.cpp"
 BUILD = ROOT / "build" / "halo"
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ORDERS = ("in turn", "shuffled", "interleaved")
 OPS = ("none", "sync", "sync_warp", "commit", "wait", "fence_async", "fence_products", "commit_products")
 OPS += ("wait_products", "arrive_at", "wait_at")
@@ -141,7 +142,7 @@ def launch(
         strides=(ctypes.c_int64 * 4)(*weight.stride()),
         left_out_index=options.leave_out[1],
     )
-    library.halo_layer(config, u.dtype == torch.float16, ctypes.byref(call))
+    library.halo_layer(config, DTYPES.index(u.dtype), ctypes.byref(call))
     counts = dict(zip(COUNTS, call.counts, strict=True))
     return Report(counts, call.errors.decode().splitlines(), bool(call.was_left_out))
 

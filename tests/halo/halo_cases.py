@@ -19,9 +19,12 @@ import emulated
 from emulated import Options, Report
 
 DTYPES = (torch.bfloat16, torch.float16)
+# The precision of what a kernel multiplies. TF32 has the 10 bits of float16.
+PRECISION = {torch.bfloat16: torch.bfloat16, torch.float16: torch.float16, torch.float32: torch.float16}
 RAGGED = [2, 0, 1, 3]
 LIMITS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_120": 99 * 1024}  # bytes of shared memory that a block may have
-CONFIGS = tuple(config for config in halo.configs() if config.engine == "mma.sync")
+CONFIGS = tuple(config for config in halo.configs() if config.engine == "mma.sync" and config.value_bytes == 2)
+TF32_CONFIGS = tuple(config for config in halo.configs() if config.value_bytes == 4)
 WARPGROUP_CONFIGS = tuple(config for config in halo.configs() if config.engine == "wgmma")
 TIMES_TORCH = 2  # how many times the error of plain torch in the same dtype is allowed
 
@@ -31,14 +34,14 @@ def last_config(weights: str) -> halo.Config:
     return [c for c in CONFIGS if (c.kernel, c.stride, c.weights) == (3, 1, weights)][-1]
 
 
-def pick(channels, out_channels, size, gpu="sm_80", kernel=3, stride=1) -> halo.Config:
+def pick(channels, out_channels, size, gpu="sm_80", kernel=3, stride=1, value_bytes=2) -> halo.Config:
     """The default for results of this size."""
-    fitting = halo.candidates_for(kernel, stride, channels, out_channels, LIMITS[gpu])
+    fitting = halo.candidates_for(kernel, stride, channels, out_channels, LIMITS[gpu], value_bytes=value_bytes)
     return halo.pick(fitting, channels, out_channels, size)
 
 
 class Case:
-    """A layer with random values in a 2-byte dtype; `transposed`: grad_u, as a layer from Co to C channels."""
+    """A layer with random values; `transposed`: grad_u, as a layer from Co to C channels."""
 
     def __init__(
         self,
@@ -96,10 +99,10 @@ class Case:
         """Runs it, and compares y with the reference implementation."""
         y, report = self.run(library, config, **options)
         assert report.errors == []
-        assert report.counts["written"] >= 2 * y.numel()
+        assert report.counts["written"] >= y.itemsize * y.numel()
         exact = self.in_torch(reference.interconv2d, torch.float64)
         allowed = TIMES_TORCH * reference.relative_error(
-            self.in_torch(reference.concat_interconv2d, self.u.dtype), exact
+            self.in_torch(reference.concat_interconv2d, PRECISION[self.u.dtype]), exact
         )
         assert reference.relative_error(y, exact) <= allowed
         return report
@@ -120,5 +123,5 @@ def check_counts(library, pick, channels, wavefronts):
 
 def mutated(folder: Path, pattern: str, replacement: str, table: str, row: int, flags: tuple[str, ...] = ()) -> CDLL:
     """The layer's kernels of one row of a table, with one change in their code."""
-    files = ("layer.h", "layer_base.h", "warpgroup_layer.h")
+    files = ("layer.h", "layer_base.h", "warpgroup_layer.h", "weights.h")
     return emulated.build(emulated.mutate(folder, files, pattern, replacement, table, row), flags)

@@ -116,8 +116,8 @@ def test_counts(library, channels, wavefronts):
 
 def test_odd_channels_are_read_once(library):
     """Their rows are not aligned: u is then read by the threads, the same bytes."""
-    _, odd = Case(21, 16, (32, 32), [7]).run(library, CONFIGS[1])
-    _, even = Case(22, 16, (32, 32), [7]).run(library, CONFIGS[1])
+    _, odd = Case(21, 16, (32, 32), [7]).run(library, CONFIGS[1], parts=1)
+    _, even = Case(22, 16, (32, 32), [7]).run(library, CONFIGS[1], parts=1)
     passes = odd.counts["read"] / (7 * 32 * 32 * 2 * 21)  # mean and samples, both with their halos
     assert even.counts["copied_u"] / (7 * 32 * 32 * 2 * 22) + even.counts["read"] / (7 * 32 * 32 * 2 * 22) == (
         pytest.approx(passes, rel=0.01)

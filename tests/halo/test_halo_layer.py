@@ -8,11 +8,11 @@ import emulated_weight_gradient
 import pytest
 import torch
 from emulated import Options
-from halo_cases import CONFIGS, LIMITS, Case, pick  # first: it may skip
+from halo_cases import CONFIGS, LIMITS, PRECISION, Case, pick  # first: it may skip
 
 import interconv_kernels as ik
 from interconv_kernels import reference
-from interconv_kernels._accuracy import with_gradients
+from interconv_kernels._accuracy import float32_as, with_gradients
 from interconv_kernels._backends.contract import DIRECTIONS
 from interconv_kernels._backends.cpp import halo
 from interconv_kernels.convolution import Conv
@@ -70,25 +70,28 @@ def on_emulator(library, gradients, monkeypatch):
 
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(
-    ("lengths", "kernel", "stride", "padding"),
+    ("lengths", "kernel", "stride", "padding", "dtype"),
     [
-        ([2, 1, 3], 3, 1, 1),
-        ([1, 1], 3, 1, 0),
-        ([2], 3, 1, 2),
-        ([17], 3, 1, 1),
-        ([2, 1], 3, 2, 1),
-        ([1, 1], 3, 2, 0),
-        ([2, 1], 1, 1, 0),
+        ([2, 1, 3], 3, 1, 1, torch.float16),
+        ([1, 1], 3, 1, 0, torch.float16),
+        ([2], 3, 1, 2, torch.float16),
+        ([17], 3, 1, 1, torch.float16),
+        ([2, 1], 3, 2, 1, torch.float16),
+        ([1, 1], 3, 2, 0, torch.float16),
+        ([2, 1], 1, 1, 0, torch.float16),
+        ([2, 1, 3], 3, 1, 1, torch.float32),
+        ([1, 1], 1, 1, 0, torch.float32),
     ],
     ids=str,
 )
-def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding):
-    case = Case(9, 21, (7, 8), lengths, torch.float16, kernel=kernel)
+def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding, dtype):
+    case = Case(9, 21, (7, 8), lengths, dtype, kernel=kernel)
     u, weight = case.u.contiguous(memory_format=fmt), case.weight.contiguous(memory_format=fmt)
     conv = Conv((stride, stride), (padding, padding), (1, 1), fmt)
     sets = ik.Sets.from_lengths(lengths)
     index = ik.sets.SetIndex(sets.live_offsets, sets.live_ids)
-    assert halo.can_fuse(conv, u, weight) is None
+    with float32_as("tf32"):
+        assert halo.can_fuse(conv, u, weight) is None
     y = halo.forward(conv, u, weight, case.bias, index, 1, None, {})
     g = torch.randn_like(y)
     found = [y, *halo.backward(conv, g, u, weight, index, (True, True, True), 1, {})]
@@ -98,9 +101,9 @@ def test_layer_and_gradients(on_emulator, fmt, lengths, kernel, stride, padding)
         return with_gradients(lambda *x: layer(*x, lengths, padding=padding, stride=stride), tensors, g.to(dtype))
 
     exact = results(reference.interconv2d, torch.float64)
-    torchs = results(reference.concat_interconv2d, torch.float16)
+    torchs = results(reference.concat_interconv2d, PRECISION[dtype])
     for mine, own, want in zip(found, torchs, exact, strict=True):
-        assert mine.dtype == torch.float16 or mine.dim() == 1
+        assert mine.dtype == dtype or mine.dim() == 1
         assert mine.is_contiguous(memory_format=fmt) or mine.dim() == 1
         assert reference.relative_error(mine, want) <= 2 * reference.relative_error(own, want) + 2**-11
 
@@ -124,7 +127,8 @@ def test_a_chosen_configuration_is_used(on_emulator, monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "kernel", "settings", "reason"),
     [
-        (torch.float32, 3, {}, "bfloat16 and float16, not for torch.float32"),
+        (torch.float32, 3, {}, "allows TF32, not for torch.float32"),
+        (torch.float64, 3, {}, "allows TF32, not for torch.float64"),
         (torch.float16, 1, {}, r"not for kernel \(1, 1\), stride \(1, 1\), padding \(1, 1\)"),
         (torch.float16, 1, {"stride": (2, 2), "padding": (0, 0)}, r"stride \(2, 2\)"),
         (torch.float16, 3, {"stride": (2, 1)}, r"stride \(2, 1\)"),
@@ -135,7 +139,8 @@ def test_a_chosen_configuration_is_used(on_emulator, monkeypatch):
 def test_reasons(dtype, kernel, settings, reason):
     conv = Conv(**({"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)} | settings))
     u, weight = torch.empty(1, 4, 5, 5, dtype=dtype), torch.empty(4, 8, kernel, kernel, dtype=dtype)
-    assert re.search(reason, halo.can_fuse(conv, u, weight))
+    with float32_as("ieee"):
+        assert re.search(reason, halo.can_fuse(conv, u, weight))
 
 
 def test_gpus_without_these_kernels(monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...convolution import Conv
+from ...convolution import Conv, precision
 from ...layout import sum_pixels
 from ...sets import SetIndex
 from .. import gpu
@@ -25,7 +25,6 @@ from . import set_ops
 
 _ops: Any = torch.ops.interconv_cpp
 
-DTYPES = (torch.bfloat16, torch.float16)
 MIN_CAPABILITY = (8, 0)
 MAX_PADDED = 4 / 3  # of the products of the configuration that pads the fewest channels: what `ik.tune` tries
 MAX_ON_CHIP = 16  # samples in an average set: more, and too few threads of the weight gradient's kernel sum them
@@ -44,8 +43,9 @@ class Config(NamedTuple):
     warps: int
     mt: int  # of 16 pixels that a warp computes (wgmma: of 64, a warpgroup)
     nt: int  # of 8 output channels that a warp computes
+    value_bytes: int  # 2, or 4 for float32 in TF32
     shared: int  # bytes of shared memory
-    products_in_loop: int  # tensor-core instructions of a warp for 16 channels
+    products_in_loop: int  # tensor-core instructions of a warp for 32 bytes of channels
     engine: str  # "mma.sync", or "wgmma" (compute capability 9.0 alone)
     weights: str  # "resident", "alternating" or "streamed"
     term: str  # the set term is kept in "registers" or in "memory"
@@ -54,12 +54,12 @@ class Config(NamedTuple):
     @property
     def name(self) -> str:
         layer = f"{self.kernel}x{self.kernel}" + ("-stride2" if self.stride == 2 else "")
-        prefix = "halo" if self.engine == "mma.sync" else self.engine
+        prefix = "wgmma" if self.engine == "wgmma" else "halo" if self.value_bytes == 2 else "halo-tf32"
         return f"{prefix}-{layer}-{self.channels}x{self.columns}-{self.tile_h}x{self.tile_w}"
 
     def padded_products(self, channels: int, out_channels: int) -> int:
         """C Co with both padded, for one pixel and tap."""
-        depth = _padded(channels, 16 if self.weights == "streamed" else self.channels)
+        depth = _padded(channels, 32 // self.value_bytes if self.weights == "streamed" else self.channels)
         return depth * _padded(out_channels, self.columns)
 
     def padded_pixels(self, size: tuple[int, int]) -> int:
@@ -68,8 +68,8 @@ class Config(NamedTuple):
             return _padded(size[0] * size[1], self.tile_h * self.tile_w)
         return _padded(size[0], self.tile_h) * _padded(size[1], self.tile_w)
 
-    def fits(self, kernel: int, stride: int, channels: int, shared_limit: int) -> bool:
-        layer = (self.kernel, self.stride) == (kernel, stride)
+    def fits(self, kernel: int, stride: int, channels: int, shared_limit: int, value_bytes: int = 2) -> bool:
+        layer = (self.kernel, self.stride, self.value_bytes) == (kernel, stride, value_bytes)
         return layer and self.shared <= shared_limit and (self.weights == "streamed" or channels <= self.channels)
 
 
@@ -85,14 +85,20 @@ def configs() -> tuple[Config, ...]:
 
 @functools.cache
 def candidates_for(
-    kernel: int, stride: int, channels: int, out_channels: int, shared_limit: int, engine: str = "mma.sync"
+    kernel: int,
+    stride: int,
+    channels: int,
+    out_channels: int,
+    shared_limit: int,
+    engine: str = "mma.sync",
+    value_bytes: int = 2,
 ) -> tuple[Config, ...]:
     """The configurations for a kind of layer, on a GPU whose blocks have so much shared memory.
 
     Those are left out that pad the channels to more than MAX_PADDED times the products of another one.
     """
     rows = [config for config in configs() if config.engine == engine]
-    fitting = [config for config in rows if config.fits(kernel, stride, channels, shared_limit)]
+    fitting = [config for config in rows if config.fits(kernel, stride, channels, shared_limit, value_bytes)]
     fewest = min((config.padded_products(channels, out_channels) for config in fitting), default=0)
     return tuple(c for c in fitting if c.padded_products(channels, out_channels) <= MAX_PADDED * fewest)
 
@@ -109,8 +115,11 @@ def pick(candidates: tuple[Config, ...], channels: int, out_channels: int, size:
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why these kernels cannot compute this layer, or None."""
-    if u.dtype not in DTYPES:
-        return f"the fused layer of backend 'cpp' on GPUs is for bfloat16 and float16, not for {u.dtype}"
+    if u.dtype not in (torch.bfloat16, torch.float16) and precision(u) != "tf32":
+        return (
+            "the fused layer of backend 'cpp' on GPUs is for bfloat16, float16, and float32 where torch's switch for"
+            f" convolutions allows TF32, not for {u.dtype}"
+        )
     kernel, stride = weight.shape[2:], conv.stride
     is_3x3 = kernel == (3, 3) and stride in ((1, 1), (2, 2)) and conv.dilation == (1, 1) and max(conv.padding) <= 2
     if not (is_3x3 or conv.is_pointwise(weight)):
@@ -150,12 +159,11 @@ def _has_wgmma(device: torch.device) -> bool:
     return built and torch.cuda.get_device_capability(device) == (9, 0)
 
 
-def _all_candidates(
-    kernel: int, stride: int, channels: int, out_channels: int, device: torch.device
-) -> tuple[Config, ...]:
+def _all_candidates(kernel: int, stride: int, channels: int, out_channels: int, u: Tensor) -> tuple[Config, ...]:
     """Those of both engines, as far as they run on the GPU."""
-    layer, limit = (kernel, stride, channels, out_channels), _shared_limit(device)
-    return candidates_for(*layer, limit) + (candidates_for(*layer, limit, "wgmma") if _has_wgmma(device) else ())
+    layer = (kernel, stride, channels, out_channels, _shared_limit(u.device))
+    of_warpgroups = candidates_for(*layer, "wgmma", u.itemsize) if _has_wgmma(u.device) else ()
+    return candidates_for(*layer, value_bytes=u.itemsize) + of_warpgroups
 
 
 def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> dict[str, list[str]]:
@@ -165,7 +173,7 @@ def candidates(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> d
         if conv.stride != (1, 1):
             return {}
         channels, out_channels = out_channels, channels
-    found = _all_candidates(weight.shape[2], conv.stride[0], channels, out_channels, u.device)
+    found = _all_candidates(weight.shape[2], conv.stride[0], channels, out_channels, u)
     return {"layer": [config.name for config in found]}
 
 
@@ -223,8 +231,9 @@ def _layer(
     )
     u = u.contiguous(memory_format=torch.channels_last)
     layer = (weight.shape[2], conv.stride[0], u.shape[1], out_channels)
-    named = (config for config in _all_candidates(*layer, u.device) if config.name == tiles.get("layer"))
-    chosen = next(named, None) or pick(candidates_for(*layer, _shared_limit(u.device)), u.shape[1], out_channels, size)
+    named = (config for config in _all_candidates(*layer, u) if config.name == tiles.get("layer"))
+    defaults = candidates_for(*layer, _shared_limit(u.device), value_bytes=u.itemsize)
+    chosen = next(named, None) or pick(defaults, u.shape[1], out_channels, size)
     index = (sets.offsets, sets.set_ids)
     _ops.halo_layer(u, weight, bias, slope, *index, chosen.row, *padding, transposed, sets.all_single, y)
     return y.contiguous(memory_format=conv.fmt)
@@ -243,11 +252,11 @@ def _weight_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b) and grad_b = sum_b G_b, G the sum over a set.
 
-    csrc/halo/weight_gradient.h computes 3x3 kernels of stride 1, the vendor's convolution the others.
+    csrc/halo/weight_gradient.h computes 3x3 kernels of stride 1 in 2-byte dtypes, the vendor's convolution the others.
     """
     if not need_weight:
         return None, sum_pixels(g) if need_bias else None
-    on_chip = weight.shape[2:] == (3, 3) and conv.stride == (1, 1)
+    on_chip = weight.shape[2:] == (3, 3) and conv.stride == (1, 1) and u.itemsize == 2
     s = g_sum = None
     if not sets.all_single and not (on_chip and sets.num_rows <= MAX_ON_CHIP * sets.num_sets):
         s, g_sum = set_ops.set_reduce(u, sets, mean=True), set_ops.set_reduce(g, sets, mean=False)
