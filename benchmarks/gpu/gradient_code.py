@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..document import add_options, write_or_compare
-from .native_code import DTYPES, MACHINE_CODE, count, entries, functions, nvcc, occupancy_cell, parse_ptxas
+from .native_code import MACHINE_CODE, count, entries, functions, nvcc, occupancy_cell, parse_ptxas
 from .offline import CHIPS, Chip, Code, resident_programs
 
 SECTION = "machine code of the weight gradient"
+DTYPES = ("Bfloat16", "Float16")
 CODE = """#include <cstdio>
 #include "weight_gradient_kernels.h"
 using namespace interconv::halo;
@@ -36,8 +37,9 @@ template <int I>
 void row() {
   constexpr WeightGradientConfig X = kWeightGradientConfigs[I].config;
   using Kernel = WeightGradient<Bfloat16, X>;
-  printf("%s[\\"%dx%d, %dx%d pixels\\", %d, %d, %d, %d]", I ? ", " : "", X.channels, X.columns, X.tile_h(),
-         X.tile_w(), Kernel::kWarps, Kernel::kShared, X.programs, 9 * Kernel::NT * X.rows);
+  printf("%s[\\"%dx%d: %dx%d, %dx%d pixels\\", %d, %d, %d, %d]", I ? ", " : "", X.kernel, X.kernel, X.channels,
+         X.columns, X.tile_h(), X.tile_w(), Kernel::kWarps, Kernel::kShared, X.programs,
+         Kernel::kTaps * Kernel::NT * X.rows);
 }
 template <int... I>
 void rows(std::integer_sequence<int, I...>) {

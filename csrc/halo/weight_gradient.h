@@ -1,4 +1,4 @@
-// The gradient of a 3x3 convolution's weight, stride 1: dW[co,c,r,q] = sum over samples and pixels p of
+// The gradient of the weight of a 3x3 or 1x1 convolution, stride 1: dW[co,c,r,q] = sum over samples and pixels p of
 // g[p,co] u[p + (r,q) - pad,c].
 //
 // A program has a tile of u's channels and one of g's, and a share of the tiles of pixels of all samples. It copies u's
@@ -34,7 +34,7 @@ struct WeightGradientArguments {
 
 template <class T, WeightGradientConfig X>
 struct WeightGradient {
-  static constexpr int kTaps = 9, kHalo = 2, kDepth = 16, NT = 2;
+  static constexpr int K = X.kernel, kTaps = K * K, kHalo = K - 1, kDepth = 16, NT = 2;
   static constexpr int kWarps = X.warps(), kTileH = X.tile_h(), kTileW = X.tile_w();
   using TileU = Tile<T, X.channels, kTileH + kHalo, kTileW + kHalo>;
   using TileG = Tile<T, X.columns, kTileH, kTileW>;
@@ -115,14 +115,14 @@ struct WeightGradient {
             return g + TileG::offset(place.plane_g + half, (h + j) * kTileW + w + k);
           });
         }
-        IK_UNROLL for (int q = 0; q < 3; ++q) {
+        IK_UNROLL for (int q = 0; q < K; ++q) {
           Frag<T> top, bottom;
           block.load_pair_transposed(top, bottom, [&](int k, int half) {
             return u + TileU::offset(place.plane_u + half, (h + j) * (kTileW + kHalo) + w + q + k);
           });
-          IK_UNROLL for (int r = 0; r < 3; ++r) {
+          IK_UNROLL for (int r = 0; r < K; ++r) {
             if (j - r < 0 || j - r >= X.rows) continue;
-            IK_UNROLL for (int n = 0; n < NT; ++n) block.multiply(sums.c[r * 3 + q][n], top, bottom, y[j - r][n]);
+            IK_UNROLL for (int n = 0; n < NT; ++n) block.multiply(sums.c[r * K + q][n], top, bottom, y[j - r][n]);
           }
         }
       }
@@ -234,13 +234,14 @@ struct WeightGradient {
   }
 };
 
-// The partial sums of all programs, added in a fixed order -> grad_weight [Co,2C,3,3], any strides, and grad_bias.
+// The partial sums of all programs, added in a fixed order -> grad_weight [Co,2C,k,k], any strides, and grad_bias.
 template <class T>
 struct AddPartials {
   static constexpr int kWarps = 8, kOutputs = 32, kShared = kWarps * kOutputs * 4;
 
   const float *own, *from_set;  // [slices][pairs][partial]; from_set null: the set half is as the own half
   T *weight, *bias;             // bias or null
+  int kernel;
   int64_t stride_out, stride_in, stride_h, stride_w;
   int channels, out_channels, tile_channels, tile_columns, partial, own_slices, set_slices;
 
@@ -250,7 +251,7 @@ struct AddPartials {
 
   IK_DEVICE void write(Block& block, int pair, int index, bool set_half, float sum) const {
     const T value{uint16_t(pack<T>(sum, 0))};
-    const int sums = 9 * tile_channels * tile_columns, fragment = index / 128,
+    const int sums = kernel * kernel * tile_channels * tile_columns, fragment = index / 128,
               first = pair / channel_tiles() * tile_columns;
     if (index >= sums) {
       const int co = first + index - sums;
@@ -264,7 +265,7 @@ struct AddPartials {
     const int c =
         pair % channel_tiles() * tile_channels + fragment / planes % (tile_channels / 16) * 16 + index / 8 % 16;
     if (c >= channels || co >= out_channels) return;
-    T* to = weight + co * stride_out + c * stride_in + tap / 3 * stride_h + tap % 3 * stride_w;
+    T* to = weight + co * stride_out + c * stride_in + tap / kernel * stride_h + tap % kernel * stride_w;
     if (!set_half) block.write(to, value.bits);
     if (set_half || !from_set) block.write(to + channels * stride_in, value.bits);
   }

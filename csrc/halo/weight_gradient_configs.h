@@ -6,7 +6,7 @@
 namespace interconv::halo {
 
 // A program sums the products of `channels` channels of u and `columns` channels of g over tiles of pixels. A warp has
-// 16 of the channels and 16 of the columns, for all nine taps: 72 of a thread's registers.
+// 16 of the channels and 16 of the columns, for all taps: with nine 72 of a thread's registers.
 struct WeightGradientConfig {
   int channels, columns;
   int split;           // warps that have the same channels and columns, and share the pixels of a tile
@@ -14,6 +14,7 @@ struct WeightGradientConfig {
   int blocks, strips;  // a tile has `blocks` x `rows` rows of `strips` x 16 pixels
   int stages;          // tiles in shared memory: one is computed, the next ones are copied
   int programs;        // of a multiprocessor, that share its registers: one's copies overlap the other's products
+  int kernel = 3;      // 3 or 1: 3x3 or 1x1
 
   constexpr int tile_h() const { return blocks * rows; }
   constexpr int tile_w() const { return strips * 16; }
@@ -31,17 +32,22 @@ inline constexpr WeightGradientRow kWeightGradientConfigs[] = {
     {{16, 16, 4, 4, 2, 2, 2, 4}, "up to 16 channels: memory limits, so small tiles and many programs"},
     {{32, 32, 1, 11, 1, 1, 2, 4}, "up to 32 channels"},
     {{32, 64, 1, 11, 1, 1, 2, 2}, "more: the most products a byte that two programs have registers for"},
+    {{32, 32, 2, 1, 1, 16, 2, 2, 1}, "1x1, up to 32 channels: lines of 256 pixels"},
+    {{64, 64, 1, 1, 1, 8, 2, 2, 1},
+     "1x1: the most channels of 16 warps, so that u and g are read as rarely as possible"},
 };
 inline constexpr int kNumWeightGradientConfigs = sizeof(kWeightGradientConfigs) / sizeof(WeightGradientRow);
 
-// The first row whose program holds all channels, or the last one.
-constexpr int pick_weight_gradient(int64_t channels, int64_t out_channels) {
-  int i = 0;
-  while (i + 1 < kNumWeightGradientConfigs && (kWeightGradientConfigs[i].config.channels < channels ||
-                                               kWeightGradientConfigs[i].config.columns < out_channels)) {
-    ++i;
+// Of the rows for the kernel, the first whose program holds all channels, or the last one.
+constexpr int pick_weight_gradient(int kernel, int64_t channels, int64_t out_channels) {
+  int last = 0;
+  for (int i = 0; i < kNumWeightGradientConfigs; ++i) {
+    const WeightGradientConfig& config = kWeightGradientConfigs[i].config;
+    if (config.kernel != kernel) continue;
+    last = i;
+    if (channels <= config.channels && out_channels <= config.columns) break;
   }
-  return i;
+  return last;
 }
 
 }  // namespace interconv::halo

@@ -37,7 +37,8 @@ void launch(const Call& call) {
   };
   const int64_t num_sets = call.offsets.size(0) - 1;
   const auto image = [&](const Tensor& like, const T* data) {
-    return Images<T>(data, like.size(2), like.size(3), like.size(1));
+    const int64_t h = like.size(2), w = like.size(3);
+    return X.kernel == 1 ? Images<T>(data, 1, h * w, like.size(1)) : Images<T>(data, h, w, like.size(1));
   };
 
   // The products of all samples: `sums` says where the sets' means and totals go, if they are to be computed.
@@ -77,6 +78,7 @@ void launch(const Call& call) {
                            call.single ? nullptr : input<float>(from_set.memory),
                            output<T>(call.weight),
                            call.bias ? output<T>(*call.bias) : nullptr,
+                           X.kernel,
                            strides[0],
                            strides[1],
                            strides[2],
@@ -103,12 +105,14 @@ void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Te
                           int64_t pad_w, bool single, Tensor grad_weight, std::optional<Tensor> grad_bias) {
   STD_TORCH_CHECK(u.dim() == 4 && g.dim() == 4 && grad_weight.dim() == 4,
                   "expected u, g and grad_weight of 4 dimensions");
-  const int64_t c = u.size(1), co = g.size(1);
+  const int64_t c = u.size(1), co = g.size(1), k = grad_weight.size(2);
+  STD_TORCH_CHECK(k == 3 || (k == 1 && pad_h == 0 && pad_w == 0), "grad_weight is of kernels of size ", k,
+                  ": expected 3, or 1 without padding");
   check_image(u, "u", c, u);
   check_image(g, "g", co, u);
-  STD_TORCH_CHECK(
-      g.size(0) == u.size(0) && g.size(2) == u.size(2) + 2 * pad_h - 2 && g.size(3) == u.size(3) + 2 * pad_w - 2,
-      "g has another number of samples or pixels than expected");
+  STD_TORCH_CHECK(g.size(0) == u.size(0) && g.size(2) == u.size(2) + 2 * pad_h - k + 1 &&
+                      g.size(3) == u.size(3) + 2 * pad_w - k + 1,
+                  "g has another number of samples or pixels than expected");
   const SetIndex sets = index_of(offsets, set_ids, u);
   STD_TORCH_CHECK(sets.num_rows == u.size(0), "set_ids has ", sets.num_rows, " values: expected ", u.size(0));
   STD_TORCH_CHECK(means.has_value() == totals.has_value(), "means and totals: expected both or none");
@@ -119,10 +123,9 @@ void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Te
         (*sums)->size(0) == sets.num_sets && (*sums)->size(2) == like->size(2) && (*sums)->size(3) == like->size(3),
         name, ": expected one image for each set");
   }
-  STD_TORCH_CHECK(grad_weight.size(0) == co && grad_weight.size(1) == 2 * c && grad_weight.size(2) == 3 &&
-                      grad_weight.size(3) == 3 && grad_weight.scalar_type() == u.scalar_type() &&
-                      grad_weight.device() == u.device(),
-                  "grad_weight: expected [Co, 2C, 3, 3], of u's dtype and device");
+  STD_TORCH_CHECK(grad_weight.size(0) == co && grad_weight.size(1) == 2 * c && grad_weight.size(3) == k &&
+                      grad_weight.scalar_type() == u.scalar_type() && grad_weight.device() == u.device(),
+                  "grad_weight: expected [Co, 2C, k, k], of u's dtype and device");
   STD_TORCH_CHECK(!grad_bias || (grad_bias->dim() == 1 && grad_bias->size(0) == co && grad_bias->is_contiguous() &&
                                  grad_bias->scalar_type() == u.scalar_type() && grad_bias->device() == u.device()),
                   "grad_bias: expected a contiguous vector of Co values, of u's dtype and device");
@@ -142,7 +145,7 @@ void halo_weight_gradient(const Tensor u, const Tensor g, const std::optional<Te
                   int(pad_h),
                   int(pad_w),
                   single};
-  const int config = pick_weight_gradient(c, co);
+  const int config = pick_weight_gradient(int(k), c, co);
   constexpr auto every = std::make_index_sequence<kNumWeightGradientConfigs>();
   if (u.scalar_type() == ScalarType::BFloat16) {
     launch_config<Bfloat16>(config, call, every);

@@ -14,7 +14,7 @@ struct Call {
   const void *u, *g;
   const int32_t *offsets, *set_ids;
   void *means, *totals, *weight, *bias;
-  int64_t strides[4];  // of weight [Co,2C,3,3]
+  int64_t strides[4];  // of weight [Co,2C,k,k]
   int32_t num_sets, samples, h, w, out_h, out_w, pad_h, pad_w, channels, out_channels, single, on_chip;
   int32_t slices, order, left_out, left_out_launch;
   int64_t seed, left_out_index, forgotten;  // forgotten: the program whose partial sums are lost, or -1
@@ -65,7 +65,9 @@ template <class T, int I>
 void run(Call& call) {
   constexpr WeightGradientConfig X = kWeightGradientConfigs[I].config;
   using Kernel = WeightGradient<T, X>;
-  const int h = call.h, w = call.w, out_h = call.out_h, out_w = call.out_w;
+  const bool lines = X.kernel == 1;
+  const int h = lines ? 1 : call.h, w = lines ? call.h * call.w : call.w;
+  const int out_h = lines ? 1 : call.out_h, out_w = lines ? w : call.out_w;
   const int64_t u_bytes = int64_t(h) * w * call.channels * 2, g_bytes = int64_t(out_h) * out_w * call.out_channels * 2;
   const int64_t index_bytes[] = {(call.num_sets + 1) * 4, call.samples * 4};
   std::vector<float> partials[2];
@@ -111,6 +113,7 @@ void run(Call& call) {
                      from_set,
                      static_cast<T*>(call.weight),
                      static_cast<T*>(call.bias),
+                     X.kernel,
                      call.strides[0],
                      call.strides[1],
                      call.strides[2],
@@ -125,7 +128,7 @@ void run(Call& call) {
   launch(call, 2, add, 2,
          {{partials[0].data(), int64_t(partials[0].size()) * 4, false},
           {from_set, int64_t(partials[1].size()) * 4, false},
-          {call.weight, int64_t(call.out_channels) * 2 * call.channels * 9 * 2, true},
+          {call.weight, int64_t(call.out_channels) * 2 * call.channels * Kernel::kTaps * 2, true},
           {call.bias, call.out_channels * 2, true}});
 }
 
@@ -143,16 +146,16 @@ extern "C" void halo_weight_gradient(int config, int is_float16, interconv::halo
   is_float16 ? choose<Float16>(config, *call, every) : choose<Bfloat16>(config, *call, every);
 }
 
-extern "C" int pick_weight_gradient(int channels, int out_channels) {
-  return interconv::halo::pick_weight_gradient(channels, out_channels);
+extern "C" int pick_weight_gradient(int kernel, int channels, int out_channels) {
+  return interconv::halo::pick_weight_gradient(kernel, channels, out_channels);
 }
 
-// channels, columns and shared memory of a row of the table; 0 after the last row.
+// What is in a row of the table; 0 after the last row.
 extern "C" int weight_gradient_config(int row, int* fields) {
   using namespace interconv::halo;
   if (row >= kNumWeightGradientConfigs) return 0;
   const WeightGradientConfig& x = kWeightGradientConfigs[row].config;
-  const int values[] = {x.channels, x.columns, x.tile_h(), x.tile_w(), x.warps()};
+  const int values[] = {x.channels, x.columns, x.tile_h(), x.tile_w(), x.warps(), x.kernel};
   std::copy(std::begin(values), std::end(values), fields);
   return 1;
 }

@@ -40,6 +40,7 @@ class Config(NamedTuple):
     tile_h: int
     tile_w: int
     warps: int
+    kernel: int
 
 
 class Options(NamedTuple):
@@ -70,7 +71,7 @@ def build_weight_gradient(source: Path = ROOT / "csrc" / "halo") -> ctypes.CDLL:
 
 
 def table(library: ctypes.CDLL) -> list[Config]:
-    rows, fields = [], (ctypes.c_int * 5)()
+    rows, fields = [], (ctypes.c_int * 6)()
     while library.weight_gradient_config(len(rows), fields):
         rows.append(Config(len(rows), *fields))
     return rows
@@ -98,7 +99,7 @@ def launch(
     if on_chip:
         means, totals = (x for x, _ in zones)
     if config is None:
-        config = library.pick_weight_gradient(u.shape[1], g.shape[1])
+        config = library.pick_weight_gradient(grad_weight.shape[2], u.shape[1], g.shape[1])
     pointers = {"u": u, "g": g, "offsets": offsets, "set_ids": set_ids, "means": means, "totals": totals}
     pointers |= {"weight": grad_weight, "bias": grad_bias}
     numbers = {"num_sets": len(offsets) - 1, "samples": u.shape[0], "channels": u.shape[1], "h": u.shape[2]}

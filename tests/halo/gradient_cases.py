@@ -38,7 +38,8 @@ class GradientCase:
         size,
         lengths,
         dtype=torch.bfloat16,
-        padding=(1, 1),
+        padding=None,
+        kernel=3,
         memory_format=torch.contiguous_format,
     ):
         random = torch.Generator().manual_seed(0)
@@ -47,10 +48,10 @@ class GradientCase:
             x = torch.randn((sum(lengths), n, *size), generator=random).to(dtype)
             return x.contiguous(memory_format=torch.channels_last)
 
-        self.lengths, self.padding = list(lengths), padding
+        self.lengths, self.padding = list(lengths), (kernel // 2, kernel // 2) if padding is None else padding
         self.u = values(channels, *size)
-        self.g = values(out_channels, *(n + 2 * p - 2 for n, p in zip(size, padding, strict=True)))
-        shape = (out_channels, 2 * channels, 3, 3)
+        self.g = values(out_channels, *(n + 2 * p - kernel + 1 for n, p in zip(size, self.padding, strict=True)))
+        shape = (out_channels, 2 * channels, kernel, kernel)
         self.weight = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
 
     def run(self, library, config=None, on_chip=True, **options) -> Result:

@@ -6,16 +6,17 @@ from gradient_cases import DTYPES, RAGGED, GradientCase  # first: it may skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("row", range(5))
 def test_every_configuration(gradients, configs, row, dtype):
     config = configs[row]
-    GradientCase(config.channels, config.columns, (13, 18), RAGGED, dtype).check(gradients, row)
-    odd = GradientCase(config.channels + 3, config.columns - 1, (5, 33), [1, 2], dtype)
+    layer = {"dtype": dtype, "kernel": config.kernel}
+    GradientCase(config.channels, config.columns, (13, 18), RAGGED, **layer).check(gradients, row)
+    odd = GradientCase(config.channels + 3, config.columns - 1, (5, 33), [1, 2], **layer)
     odd.check(gradients, row, order="shuffled", on_chip=False)
 
 
 def test_every_row_of_the_table_is_tested(configs):
-    assert [config.row for config in configs] == [0, 1, 2]
+    assert [config.row for config in configs] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -41,10 +42,16 @@ def test_any_channels(gradients, channels, out_channels):
     GradientCase(channels, out_channels, (4, 5), [2, 1] if small else [2], torch.float16).check(gradients, slices=1)
 
 
+@pytest.mark.parametrize(("channels", "out_channels"), [(1, 16), (21, 3), (46, 49), (92, 137), (200, 70)], ids=str)
+def test_any_channels_of_1x1_kernels(gradients, channels, out_channels):
+    GradientCase(channels, out_channels, (4, 5), [2, 1], torch.float16, kernel=1).check(gradients, slices=1)
+
+
 @pytest.mark.parametrize("size", [(19, 21), (40, 48), (20, 24), (10, 12), (1, 1), (2, 33)], ids=str)
 def test_any_size(gradients, size):
     GradientCase(12, 14, size, [2, 1]).check(gradients)
     GradientCase(17, 30, size, [1]).check(gradients)
+    GradientCase(33, 14, size, [2, 1], kernel=1).check(gradients)
 
 
 @pytest.mark.parametrize("on_chip", [True, False], ids=["sums on chip", "sums given"])
@@ -84,10 +91,10 @@ def test_more_programs_than_tiles(gradients):
     GradientCase(16, 16, (5, 6), [1, 2]).check(gradients, slices=9)
 
 
-@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("row", range(5))
 def test_order_of_warps_does_not_matter(gradients, configs, row):
     config = configs[row]
-    case = GradientCase(config.channels, config.columns, (9, 18), [2, 0, 1])
+    case = GradientCase(config.channels, config.columns, (9, 18), [2, 0, 1], kernel=config.kernel)
     expected = case.run(gradients, row)
     for options in (
         {"order": "shuffled", "seed": 1},

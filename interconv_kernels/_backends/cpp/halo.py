@@ -252,11 +252,11 @@ def _weight_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad_Wu = sum_i corr(u_i, g_i), grad_Ws = sum_b corr(s_b, G_b) and grad_b = sum_b G_b, G the sum over a set.
 
-    csrc/halo/weight_gradient.h computes 3x3 kernels of stride 1 in 2-byte dtypes, the vendor's convolution the others.
+    csrc/halo/weight_gradient.h computes kernels of stride 1 in 2-byte dtypes, the vendor's convolution the others.
     """
     if not need_weight:
         return None, sum_pixels(g) if need_bias else None
-    on_chip = weight.shape[2:] == (3, 3) and conv.stride == (1, 1) and u.itemsize == 2
+    on_chip = conv.stride == (1, 1) and u.itemsize == 2
     s = g_sum = None
     if not sets.all_single and not (on_chip and sets.num_rows <= MAX_ON_CHIP * sets.num_sets):
         s, g_sum = set_ops.set_reduce(u, sets, mean=True), set_ops.set_reduce(g, sets, mean=False)
