@@ -110,9 +110,9 @@ def test_order_of_warps_does_not_matter(gradients, configs, row):
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-def counts(gradients, channels, size, launch="own", **options) -> dict[str, float]:
+def counts(gradients, channels, size, launch="own", kernel=3, **options) -> dict[str, float]:
     """Of each pixel, for sets of 3 on an image that tiles divide."""
-    result = GradientCase(channels, channels, size, [3]).run(gradients, None, **options)
+    result = GradientCase(channels, channels, size, [3], kernel=kernel).run(gradients, None, **options)
     assert result.errors == []
     samples = 1 if launch == "set" else 3
     return {name: count / (samples * size[0] * size[1]) for name, count in result.counts[launch].items()}
@@ -130,6 +130,15 @@ def test_counts(gradients, channels, size, wavefronts, launch):
     assert count["products"] == pytest.approx(9 * channels * channels / (16 * 8 * 16), rel=0.05)
     if launch == "own":  # the set half's single image does not make up for the sums at the end
         assert count["wavefronts"] <= wavefronts
+
+
+@pytest.mark.parametrize(("channels", "wavefronts"), [(32, 3.8), (64, 11.5), (128, 43)])
+def test_counts_of_1x1_kernels(gradients, channels, wavefronts):
+    count = counts(gradients, channels, (32, 64), kernel=1)
+    times = -(-channels // 64)
+    assert count["copied_u"] == count["copied_g"] == times * 2 * channels
+    assert count["products"] == pytest.approx(channels * channels / (16 * 8 * 16))
+    assert count["wavefronts"] <= wavefronts
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, (10, 48)), (64, (5, 16)), (64, (20, 24)), (40, (11, 16))], ids=str)
