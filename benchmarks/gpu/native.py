@@ -102,7 +102,8 @@ def pieces(lengths: Sequence[int], parts: int) -> list[list[Piece]]:
     """The pieces of sets that each part of the samples has."""
     ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     total = sum(lengths)
-    bounds = [(total * part // parts, total * (part + 1) // parts) for part in range(parts)]
+    starts = [total // parts * part + min(part, total % parts) for part in range(parts + 1)]
+    bounds = zip(starts[:-1], starts[1:], strict=True)
     found = [
         [Piece(min(end, last) - max(end - length, first), length) for end, length in zip(ends, lengths, strict=True)]
         for first, last in bounds

@@ -21,9 +21,9 @@ struct LayerBase {
   Arguments<T> a;
 
   // A chunk of the mean, or of sample i, of the set lo ... hi-1 on a tile. An item, a tile and a part of the samples,
-  // has one step after the other: for each of its sets the mean of all samples, then those of its samples before `end`.
+  // has one step after the other: for each of its sets the mean of all samples, then its samples that are in the part.
   struct Step {
-    int item, i, end, lo, hi, h0, w0, chunk;
+    int item, i, lo, hi, h0, w0, chunk;
     bool mean;
   };
 
@@ -33,20 +33,23 @@ struct LayerBase {
   IK_DEVICE int tiles() const { return (a.out_h + kTileH - 1) / kTileH * tiles_w(); }
   // The parts of a tile come one after the other: programs that make the mean of one set do so at the same time.
   IK_DEVICE int items() const { return tiles() * a.parts; }
-  IK_DEVICE int first_sample(int part) const { return int(int64_t(a.samples) * part / a.parts); }
+  IK_DEVICE int first_sample(int part) const {  // the first parts have one more
+    const int more = a.samples % a.parts;
+    return a.samples / a.parts * part + (part < more ? part : more);
+  }
 
   IK_DEVICE Step first(Block& block, int item) const {
-    Step s{item, 0, 0, 0, 0, 0, 0, 0, false};
+    Step s{item, 0, 0, 0, 0, 0, 0, false};
     if (item >= items()) return s;
     const int part = item % a.parts, tile = item / a.parts;
-    s.i = first_sample(part), s.end = first_sample(part + 1);
+    s.i = first_sample(part);
     s.h0 = tile / tiles_w() * kTileH, s.w0 = tile % tiles_w() * kTileW;
     start_set(block, s);
     return s;
   }
   IK_DEVICE void start_set(Block& block, Step& s) const {
     if (a.single) {
-      s.hi = s.end;
+      s.hi = a.samples;
     } else {
       const int b = block.template read<int32_t>(a.set_ids + s.i);
       s.lo = block.template read<int32_t>(a.offsets + b), s.hi = block.template read<int32_t>(a.offsets + b + 1);
@@ -58,7 +61,7 @@ struct LayerBase {
     s.chunk = 0;
     if (s.mean) {
       s.mean = false;
-    } else if (++s.i == s.end) {
+    } else if (++s.i == first_sample(s.item % a.parts + 1)) {
       return first(block, s.item + stride);
     } else if (s.i == s.hi) {
       start_set(block, s);

@@ -33,8 +33,8 @@ inline constexpr WeightGradientRow kWeightGradientConfigs[] = {
     {{32, 32, 1, 11, 1, 1, 2, 4}, "up to 32 channels"},
     {{32, 64, 1, 11, 1, 1, 2, 2}, "more: the most products a byte that two programs have registers for"},
     {{32, 32, 2, 1, 1, 16, 2, 2, 1}, "1x1, up to 32 channels: lines of 256 pixels"},
-    {{64, 64, 1, 1, 1, 8, 2, 2, 1},
-     "1x1: the most channels of 16 warps, so that u and g are read as rarely as possible"},
+    {{64, 64, 1, 1, 1, 8, 3, 1, 1},
+     "1x1: the most channels of 16 warps, so that u and g are copied as rarely as possible"},
 };
 inline constexpr int kNumWeightGradientConfigs = sizeof(kWeightGradientConfigs) / sizeof(WeightGradientRow);
 

@@ -36,6 +36,7 @@ def test_pixels_in_halo_tiles(size, tile):
 def test_pieces_of_sets():
     assert native.pieces((1, 7, 0, 2), 2) == [[(1, 1), (4, 7)], [(3, 7), (2, 2)]]
     assert native.pieces((4, 4), 1) == [[(4, 4), (4, 4)]]
+    assert native.pieces((2, 5), 2) == [[(2, 2), (2, 5)], [(3, 5)]]  # the first parts have one more
 
 
 def test_the_work_of_the_busiest_multiprocessor():
