@@ -39,6 +39,33 @@ def test_mappings():
     assert batch["sets"].lengths == (3, 1, 0)
 
 
+class Named(torch.Tensor):
+    """A tensor with metadata, which results of torch's functions take from their first argument, as MONAI's does."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs)
+        first = args[0][0] if isinstance(args[0], (list, tuple)) else args[0]
+        if isinstance(result, cls):
+            result.meta = first.meta
+        return result
+
+
+def named(tensor, name):
+    tensor = tensor.clone().as_subclass(Named)
+    tensor.meta = name
+    return tensor
+
+
+def test_metadata_of_the_first_set_is_not_given_to_all():
+    items = [{"image": named(x, str(b)), "weight": named(torch.tensor(1.0 + b), str(b))} for b, x in enumerate((A, B))]
+    assert torch.cat([item["image"] for item in items]).meta == "0"  # what is not wanted
+    batch = ik.collate(items)
+    assert type(batch["image"]) is type(batch["weight"]) is torch.Tensor
+    assert torch.equal(batch["image"], torch.cat([A, B]))
+    assert batch["weight"].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("items", "error", "message"),
     [
