@@ -7,12 +7,14 @@ import interconv_kernels as ik
 A, B = torch.randn(3, 1, 4, 4), torch.randn(1, 1, 4, 4)
 
 
+@pytest.mark.drop_in("PyTorch", "ik.collate: tensors")
 def test_tensors():
     u, sets = ik.collate([A, B])
     assert torch.equal(u, torch.cat([A, B]))
     assert sets == ik.Sets.from_lengths([3, 1])
 
 
+@pytest.mark.drop_in("PyTorch", "ik.collate: tuples")
 def test_tuples_keep_their_order():
     images, masks, ages, sets = ik.collate([(A, A[:, 0].numpy() > 0, 30), [B, B[:, 0].numpy() > 0, 40]])
     assert torch.equal(images, torch.cat([A, B]))
@@ -21,6 +23,7 @@ def test_tuples_keep_their_order():
     assert sets.lengths == (3, 1)
 
 
+@pytest.mark.drop_in("PyTorch", "ik.collate: dicts, nested, with lists and values of a set")
 def test_mappings():
     def item(images, subject, names):
         weight = torch.tensor(float(len(images)))
@@ -57,6 +60,7 @@ def named(tensor, name):
     return tensor
 
 
+@pytest.mark.drop_in("PyTorch", "ik.collate: subclasses of Tensor become plain tensors")
 def test_metadata_of_the_first_set_is_not_given_to_all():
     items = [{"image": named(x, str(b)), "weight": named(torch.tensor(1.0 + b), str(b))} for b, x in enumerate((A, B))]
     assert torch.cat([item["image"] for item in items]).meta == "0"  # what is not wanted
