@@ -81,7 +81,7 @@ def stir(net):
 # --- checkpoints of the plain network ---------------------------------------------------------------------------------
 
 
-@pytest.mark.drop_in("PyTorch", "surgery: plain checkpoints load, {change.__name__}")
+@pytest.mark.drop_in("PyTorch", "surgery: plain checkpoints load")
 @each_change
 @pytest.mark.parametrize("keeps_metadata", [True, False])
 def test_a_checkpoint_of_the_plain_network_loads(change, keeps_metadata):
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_an_interconv_of_half_as_many_channels_is_no_plain_one()
 # --- back to the plain network ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.drop_in("PyTorch", "surgery: revert, {change.__name__}")
+@pytest.mark.drop_in("PyTorch", "surgery: revert")
 @each_change
 def test_revert_gives_the_plain_network_back(change):
     plain = trained()
@@ -176,7 +176,7 @@ def test_revert_gives_the_plain_network_back(change):
     assert not report.skipped
 
 
-@pytest.mark.drop_in("PyTorch", "surgery: revert for single images (Wu + Ws), {change.__name__}")
+@pytest.mark.drop_in("PyTorch", "surgery: revert for single images (Wu + Ws)")
 @each_change
 def test_a_trained_network_is_reverted_for_single_images_only_when_asked(change):
     net = stir(change(trained()))

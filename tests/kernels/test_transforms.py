@@ -26,6 +26,7 @@ def reference(u, weight, bias, lengths=SETS):
 class TestDerivatives:
     """Against finite differences, in both modes, in batches (vmap), and in forward mode over reverse mode."""
 
+    @pytest.mark.drop_in("PyTorch", "derivatives of first and second order, forward mode, vmap: the layer")
     def test_layer(self):
         def function(u, weight, bias):
             return ik.interconv2d(u, weight, bias, SETS)
@@ -36,6 +37,7 @@ class TestDerivatives:
         )
         assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_batched_grad=True)
 
+    @pytest.mark.drop_in("PyTorch", "derivatives of first and second order, forward mode, vmap: {name}")
     @pytest.mark.parametrize("name", OPS)
     def test_set_operations(self, name):
         def function(u):
@@ -198,6 +200,14 @@ class TestJitTrace:
             traced(u, sets.offsets, sets.set_ids), network(u, sets.offsets, sets.set_ids), strict=True
         ):
             assert torch.equal(got, want)
+
+
+class TestJitScript:
+    @pytest.mark.drop_in("PyTorch", "torch.jit.script", limitation="use torch.jit.trace or torch.export")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_refuses(self):
+        with pytest.raises((TypeError, RuntimeError)):
+            torch.jit.script(nn.Sequential(ik.InterConv2d(2)))
 
 
 class TestFlops:
