@@ -60,7 +60,7 @@ test-machine-code-native: $(READY) ## compile the CUDA kernels of csrc/halo for 
 
 test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the tests, which write docs/integrations/drop-in.md
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "(integration or drop_in) and not slow" \
-	  tests/integrations tests/kernels tests/seg tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
+	  tests/integrations tests/kernels tests/seg tests/compile tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
 
 # PYTHON and WHEEL_TORCH choose the environment; NVCC=/nonexistent leaves the CUDA part out of the wheel.
 test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment with torch and numpy alone (5 minutes on 2 cores)
@@ -73,7 +73,7 @@ test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment 
 hf-kernel: $(READY) ## the package as a kernel repository of Hugging Face, in out/hf-kernel
 	$(BIN)/python tools/hf_kernel.py out/hf-kernel
 
-test-compile: $(READY) ## every network under torch.compile, exported networks in a C++ program (an hour on 2 cores; CI runs the latter)
+test-compile: $(READY) ## every network under torch.compile, exported networks in a C++ program (an hour on 2 cores; test-integrations has the quick part)
 	OMP_NUM_THREADS=1 $(PYTEST) tests/compile $(ARGS)
 
 docs: $(DOCS_READY) ## the documentation as a site in out/site (1 minute; to view: python3 -m http.server -d out/site)

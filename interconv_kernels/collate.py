@@ -21,6 +21,9 @@ def collate(items: Sequence[Any]) -> Any:
     of K_b entries, into a list of N. The rest, such as numbers and strings, has one entry for each set and is joined as
     by torch's `default_collate`.
 
+    Subclasses of Tensor become plain tensors: the metadata of a batch would be those of its first set. For MONAI's
+    samples, `interconv_seg.monai.collate` keeps the metadata of each.
+
     Args:
         items: B sets, each a tensor [K_b, ...], or a tuple or a mapping of such tensors and other values.
 
@@ -31,7 +34,11 @@ def collate(items: Sequence[Any]) -> Any:
         TypeError: an item has no tensor with samples, or items are of different kinds.
         ValueError: no items; the number of samples differs within an item; shapes, dtypes or keys differ between items.
     """
-    items = list(items)
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass chooses the type of a result there, and its metadata
+        return _collate(list(items))
+
+
+def _collate(items: list[Any]) -> Any:
     if not items:
         raise ValueError("no items: expected at least one set")
     kinds = sorted({_kind(item) for item in items})

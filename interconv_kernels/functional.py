@@ -17,7 +17,7 @@ from .autograd import interconv2d as differentiable
 from .choice import is_decomposed, is_traced
 from .convolution import Conv
 from .errors import unknown_name
-from .sets import Sets
+from .sets import SetIndex, Sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -80,7 +80,6 @@ def interconv2d(
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
-    check_not_windows(u, sets)
     negative_slope = _check_slope(negative_slope, u, weight)
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
@@ -92,6 +91,8 @@ def interconv2d(
         y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
     else:
         if traced:
+            if not torch.compiler.is_compiling():
+                check_not_windows(u, SetIndex(*index))
             y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
         elif differentiated and not torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
             y = differentiable(u, weight, bias, *index, *settings)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import algorithms
 from ._backends.registry import get as get_backend
+from ._sliding_windows import check_not_windows
 from .choice import choose
 from .convolution import Conv
 from .layout import common_format, dense, empty_rows, memory_format
@@ -50,7 +51,9 @@ def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 @_op(f"set_reduce(Tensor x, {_SETS}, bool mean, str backend) -> Tensor")
 def set_reduce(x: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool, backend: str) -> Tensor:
-    return get_backend(backend, x.device).set_ops.set_reduce(dense(x), SetIndex(offsets, set_ids), mean)
+    sets = SetIndex(offsets, set_ids)
+    check_not_windows(x, sets)
+    return get_backend(backend, x.device).set_ops.set_reduce(dense(x), sets, mean)
 
 
 @_fake("set_reduce")
@@ -73,7 +76,9 @@ def _(y: Tensor | None, t: Tensor, offsets: Tensor, set_ids: Tensor, mean: bool,
 
 @_op(f"concat_set_mean(Tensor u, {_SETS}, str backend) -> Tensor")
 def concat_set_mean(u: Tensor, offsets: Tensor, set_ids: Tensor, backend: str) -> Tensor:
-    return get_backend(backend, u.device).set_ops.concat_set_mean(dense(u), SetIndex(offsets, set_ids))
+    sets = SetIndex(offsets, set_ids)
+    check_not_windows(u, sets)
+    return get_backend(backend, u.device).set_ops.concat_set_mean(dense(u), sets)
 
 
 @_fake("concat_set_mean")
@@ -193,6 +198,7 @@ def _forward(
     conv = _conv(u, weight, stride, padding, dilation)
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
+    check_not_windows(u, sets)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
     bias = None if bias is None else bias.contiguous()  # that of a gradient may be expanded
     choice = choose(backend, algorithm, "forward", conv, u, weight, sets)

@@ -110,7 +110,7 @@ def pytest_itemcollected(item):
 def _row_of(item, library: str, what: str, limitation: str = "") -> list[str]:
     """The cells that the mark gives, with the parameters of the test in them: a list, which xdist can pass on."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    cells = [library, what.format(**parameters), limitation]
+    cells = [library.format(**parameters), what.format(**parameters), limitation]
     if any("|" in cell or "\n" in cell for cell in cells):
         raise pytest.UsageError(f"{item.nodeid}: drop_in{tuple(cells)}: expected one line without '|'")
     return cells

@@ -46,6 +46,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.drop_in("C++", "program without Python, with libtorch: {model}")
 @pytest.mark.parametrize("model", ["model.pt2", "model.pt"])
 def test_the_program_segments(program, files, model, tmp_path):
     run(program, files / model, files / "inputs.pt", tmp_path / "logits.pt")

@@ -9,7 +9,6 @@ from interconv_seg.monai import SetDataset, SetSlidingWindowInferer, collate, pr
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import MeanDice, from_engine
-from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted
@@ -101,15 +100,3 @@ def test_a_compiled_network():
     model, images, sets = small_network(), torch.randn(5, 1, 40, 48), ik.Sets.from_lengths([3, 2])
     inferer, compiled = SetSlidingWindowInferer((32, 32), 8), torch.compile(model, backend="eager", dynamic=True)
     torch.testing.assert_close(inferer(images, compiled, sets), inferer(images, model, sets), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.drop_in(
-    "MONAI",
-    "its own sliding windows with sets in torch.compile",
-    limitation="not detected, use SetSlidingWindowInferer",
-)
-def test_a_compiled_network_in_monais_windows():
-    model, images = small_network(), torch.randn(4, 1, 40, 48)
-    compiled = torch.compile(model, backend="eager", dynamic=True)
-    wrong = SlidingWindowInferer((32, 32), 4)(images, compiled, 2)
-    assert not torch.allclose(wrong, SetSlidingWindowInferer((32, 32), 4)(images, model, 2), atol=1e-3)

@@ -135,6 +135,7 @@ def commands(tmp_path, monkeypatch, capsys):
     return commands
 
 
+@pytest.mark.drop_in("nnU-Net", "plan, train 3 epochs, validate, predict and evaluate, beside nnUNetTrainer")
 def test_plan_train_validate_and_predict(commands, tmp_path, capsys):
     patient_of = write_dataset(commands.raw, NAME)
     write_sets(commands.raw / NAME / "sets.csv", patient_of)

@@ -23,6 +23,7 @@ def predictor_of(cls, network, sets="slices", max_set_size=8, **options):
     return predictor
 
 
+@pytest.mark.drop_in("nnU-Net", "network of the plans, same keys of the state dict")
 @pytest.mark.parametrize("network", [PLAIN, RESIDUAL])
 def test_the_network_is_that_of_the_plans_with_interconv_layers(network):
     manager = plans(network)
@@ -44,11 +45,13 @@ def test_the_network_is_that_of_the_plans_with_interconv_layers(network):
         ours(torch.randn(2, 1, 32, 32))
 
 
+@pytest.mark.drop_in("nnU-Net", "3-D configurations", limitation="refused: layers are 2-D")
 def test_3d_configurations_are_refused():
     with pytest.raises(ValueError, match="2-D configurations only"):
         build(nnUNetTrainerInterConv, plans(patch_size=(16, 32, 32)))
 
 
+@pytest.mark.drop_in("nnU-Net", "predictor: equals nnU-Net's where the set has no weight")
 def test_the_predictor_is_that_of_nnunet_where_the_set_has_no_weight():
     """Several windows, Gaussian weights, mirroring: the same logits as nnU-Net's predictor with the plain network."""
     plain = build(nnUNetTrainer, plans())
@@ -61,6 +64,7 @@ def test_the_predictor_is_that_of_nnunet_where_the_set_has_no_weight():
     assert expected.float().std() > 0.1
 
 
+@pytest.mark.drop_in("nnU-Net", "predictor: all images of a set together")
 def test_all_images_of_a_set_are_predicted_together():
     network = build(nnUNetTrainerInterConv, plans()).eval()
     predictor = predictor_of(SetPredictor, network, "cases", use_mirroring=False, use_gaussian=False)
@@ -75,6 +79,7 @@ def test_all_images_of_a_set_are_predicted_together():
     assert (alone - together[0]).abs().max() > 0.1
 
 
+@pytest.mark.drop_in("nnU-Net", "predictor: cases with different crops")
 def test_cases_with_different_crops_are_predicted_on_their_common_grid():
     network = build(nnUNetTrainerInterConv, plans()).eval()
     predictor = predictor_of(SetPredictor, network, "cases")
@@ -87,6 +92,7 @@ def test_cases_with_different_crops_are_predicted_on_their_common_grid():
     torch.testing.assert_close(logits[1], expected[1][..., :40])
 
 
+@pytest.mark.drop_in("nnU-Net", "predictor: large sets in parts")
 def test_large_sets_are_divided_evenly_over_the_whole_set():
     network = build(nnUNetTrainerInterConv, plans())
     slices = predictor_of(SetPredictor, network)._sets_of_images(20)
@@ -105,6 +111,7 @@ def files(folder, cases):
     return str(folder)
 
 
+@pytest.mark.drop_in("nnU-Net", "predictor: folders of files with sets.csv")
 def test_files_are_predicted_set_by_set_in_whole_sets(tmp_path, capsys):
     predictor = predictor_of(SetPredictor, build(nnUNetTrainerInterConv, plans()), "cases")
     source = files(tmp_path, ["a1", "b1", "a2", "c1", "b2"])
@@ -136,6 +143,7 @@ def test_predictors_of_other_networks_stay_as_they_are():
     assert type(predictor_of(nnUNetPredictor, ours)) is SetPredictor
 
 
+@pytest.mark.drop_in("nnU-Net", "nnUNet_compile: at most two graphs")
 def test_compiled_networks_take_new_sets_without_new_graphs():
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -174,6 +182,7 @@ def trainer_of(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.drop_in("nnU-Net", "folds keep sets together")
 def test_folds_keep_sets_together(trainer_of, tmp_path):
     parts = [trainer_of("^[a-z]", fold).do_split() for fold in range(3)]
     assert sorted(case for _, val in parts for case in val) == ["a1", "a2", "b1", "c1"]
@@ -190,11 +199,13 @@ def test_folds_keep_sets_together(trainer_of, tmp_path):
         trainer_of("^[a-z]").do_split()
 
 
+@pytest.mark.drop_in("nnU-Net", "single images without sets", limitation="refused: write a sets.csv")
 def test_single_images_without_sets_are_refused(trainer_of):
     with pytest.raises(ValueError, match=r"is one 2-D image, and nothing says which belong together"):
         trainer_of()
 
 
+@pytest.mark.drop_in("nnU-Net", "-num_gpus: at least two images for each GPU")
 def test_a_gpu_needs_two_images_of_the_batch(trainer_of, monkeypatch):
     trainer = trainer_of("^[a-z]")
     trainer.is_ddp = True

@@ -41,6 +41,7 @@ class Session:
         return torch.from_numpy(self.session.run(None, {n: t.numpy() for n, t in zip(names, tensors, strict=True)})[0])
 
 
+@pytest.mark.drop_in("ONNX Runtime", "{name}, {placement}: any number of images and sets, any H and W")
 @pytest.mark.parametrize("placement", ["replace", "append"])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "swinunet")) for n in FAMILIES])
 def test_networks(name, placement, tmp_path):
@@ -78,6 +79,7 @@ class Everything(torch.nn.Module):
         return x - ik.set_mean(x, sets).mean(0)
 
 
+@pytest.mark.drop_in("ONNX Runtime", "other settings of the layer, set operations")
 def test_layers_and_set_operations(tmp_path):
     model, reference = Everything().eval(), Everything().eval()
     reference.load_state_dict(model.state_dict())

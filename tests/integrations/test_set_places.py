@@ -73,12 +73,14 @@ TIMM = {
 }
 
 
+@pytest.mark.drop_in("timm", "checkpointing: set_grad_checkpointing of {name}, backward in two threads")
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_gradient_checkpointing(name):
     network = timm.create_model(name, num_classes=3, **TIMM[name])
     check_checkpointing(network, lambda network: network.set_grad_checkpointing(True), 3, 32)
 
 
+@pytest.mark.drop_in("MONAI", "checkpointing: use_checkpoint of SwinUNETR, backward in two threads")
 def test_monai_use_checkpoint():
     network = SwinUNETR(1, 2, feature_size=12, spatial_dims=2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
 
@@ -90,6 +92,7 @@ def test_monai_use_checkpoint():
     check_checkpointing(network, switch, 1, 64)
 
 
+@pytest.mark.drop_in("torchvision", "create_feature_extractor")
 def test_torchvision_feature_extraction():
     network = with_interconv(resnet18(num_classes=3)).eval()
     names = get_graph_node_names(network)[1]
@@ -111,6 +114,7 @@ def test_torchvision_feature_extraction():
         handle.remove()
 
 
+@pytest.mark.drop_in("timm", "FeatureGraphNet")
 def test_timm_feature_graph():
     network = with_interconv(timm.create_model("resnet10t", num_classes=3)).eval()
     features = FeatureGraphNet(network, out_indices=(0, 1), return_dict=False)
@@ -137,6 +141,7 @@ class Patients(torch.utils.data.Dataset):
         return {"image": self.image_type(images), "mask": images[:, 0] > 1, "subject": f"s{b}"}
 
 
+@pytest.mark.drop_in("MONAI", "DataLoader with ik.collate, decollate_batch")
 @pytest.mark.parametrize("image_type", [torch.Tensor, MetaTensor])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_monai_data_loader_and_decollate(image_type, workers):
@@ -170,6 +175,7 @@ class Segmenter(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), 1e-2)
 
 
+@pytest.mark.drop_in("Lightning", "Trainer.fit, transfer_batch_to_device")
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(tmp_path):
     module = Segmenter()

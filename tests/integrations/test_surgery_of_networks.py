@@ -140,6 +140,7 @@ def expected_reasons(network):
     return reasons
 
 
+@pytest.mark.drop_in("{name}", "surgery: outputs, report, plain checkpoints, revert, append")
 @each_network
 def test_replace_keeps_the_outputs_and_reports_what_it_did(name):
     network, x = made(name), images(name)
@@ -158,6 +159,7 @@ def test_replace_keeps_the_outputs_and_reports_what_it_did(name):
     assert stay_for_their_class == OWN_FORWARD.get(name, set())
 
 
+@pytest.mark.drop_in("{name}", "surgery: outputs, report, plain checkpoints, revert, append")
 @each_network
 def test_revert_gives_the_same_bits_back(name):
     plain, x = made(name), images(name)
@@ -170,6 +172,7 @@ def test_revert_gives_the_same_bits_back(name):
     assert torch.equal(plain_outputs(network, x), plain_outputs(plain, x))
 
 
+@pytest.mark.drop_in("{name}", "surgery: outputs, report, plain checkpoints, revert, append")
 @each_network
 def test_checkpoints_of_the_plain_network_load(name):
     network, other, x = made(name).double(), made(name, seed=1).double(), images(name).double()
@@ -186,6 +189,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.drop_in("{name}", "surgery: outputs, report, plain checkpoints, revert, append")
 @pytest.mark.parametrize("name", [*SMALL, "timm swin"])
 def test_append_keeps_the_outputs_and_loads_checkpoints_of_the_plain_network(name):
     network, other, x = made(name), made(name, seed=1), images(name)
@@ -201,6 +205,7 @@ def test_append_keeps_the_outputs_and_loads_checkpoints_of_the_plain_network(nam
     assert torch.equal(plain_outputs(network, x), plain_outputs(other, x))
 
 
+@pytest.mark.drop_in("nnunet PlainConvUNet", "surgery: where=ik.deepest(2, images)")
 def test_the_deepest_levels_of_nnunet():
     network = made("nnunet PlainConvUNet")
     report = ik.replace_with_interconv(network, where=ik.deepest(2, images("nnunet"), of="*.conv"))

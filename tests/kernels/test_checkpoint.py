@@ -79,6 +79,7 @@ def here(function):
     return function()
 
 
+@pytest.mark.drop_in("PyTorch", "checkpointing: two batches in flight, backward in two threads, {kind}")
 @pytest.mark.parametrize("run", [here, in_thread])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_batches_in_flight(kind, run):
@@ -111,6 +112,7 @@ def test_two_batches_in_flight(kind, run):
     assert set_context.current_sets() is None
 
 
+@pytest.mark.drop_in("PyTorch", "checkpointing: two threads at once, {kind}")
 @pytest.mark.parametrize("kind", ["reentrant", "not reentrant", "not in reentrant"])
 def test_two_threads_at_once(kind):
     network = Network(KINDS[kind])
@@ -130,6 +132,7 @@ def test_two_threads_at_once(kind):
     check_grads(network, *((images(i), lengths) for i in (0, 1) for lengths in ((FIRST, SECOND)[i], [2, 2, 2])))
 
 
+@pytest.mark.drop_in("PyTorch", "checkpointing: use_sets inside the checkpointed part")
 def test_blocks_inside_the_checkpointed_part_count():
     network = Network(KINDS["plain"])
 
@@ -145,6 +148,7 @@ def test_blocks_inside_the_checkpointed_part_count():
         check_grads(network, (images(0), SECOND))
 
 
+@pytest.mark.drop_in("PyTorch", "checkpointing: checkpoint_sequential")
 def test_checkpoint_sequential():
     network = Network(KINDS["plain"])
     middle = nn.Sequential(network.layers[1], nn.ReLU(), network.layers[2], nn.ReLU())
@@ -180,6 +184,11 @@ OTHER_KINDS = {
 }
 
 
+@pytest.mark.drop_in(
+    "PyTorch",
+    "checkpointing: an implementation that is not torch's, {kind}",
+    limitation="enter use_sets in the recomputed function",
+)
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_other_implementations_get_an_error_and_never_other_sets(kind):
     network = Network(OTHER_KINDS[kind])

@@ -42,6 +42,9 @@ def step(model, x, sets):
     return [y.detach(), *grads]
 
 
+@pytest.mark.drop_in(
+    "PyTorch", "torch.compile: one graph for changing sets, forward and backward, {backend}, {algorithm}"
+)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("algorithm", ["auto", "concat"])
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last])
@@ -56,6 +59,7 @@ def test_one_graph_for_changing_sets(backend, algorithm, fmt):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # one, and at most one more
 
 
+@pytest.mark.drop_in("PyTorch", "torch.compile: functions, dense input")
 def test_functions_and_dense_input_compile():
     weight = torch.randn(4, 6, 3, 3)
     sets = ik.Sets.from_lengths([2, 3])
@@ -69,6 +73,7 @@ def test_functions_and_dense_input_compile():
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.drop_in("PyTorch", "torch.export: dynamic numbers of images and sets")
 def test_export():
     model = network()
     x, sets = torch.randn(5, 1, 16, 16), ik.Sets.from_lengths([2, 3])
@@ -82,6 +87,7 @@ def test_export():
             torch.testing.assert_close(got, want)
 
 
+@pytest.mark.drop_in("PyTorch", "torch.compile: in another thread")
 def test_a_compiled_network_that_is_the_first_to_use_sets_in_its_thread():
     compiled = torch.compile(ik.SetModel(ik.InterConv2d(2)), backend="eager", fullgraph=True)
     u, sets = torch.randn(4, 2, 8, 8), ik.Sets.from_lengths([3, 1])
@@ -121,10 +127,12 @@ def check_one_graph(model, inputs):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
+@pytest.mark.drop_in("PyTorch", "torch.compile: sets as a tensor of offsets")
 def test_offsets_need_one_graph():
     check_one_graph(ik.SetModel(Layers()), lambda x, lengths: (x, offsets_of(lengths, torch.int32)))
 
 
+@pytest.mark.drop_in("PyTorch", "torch.compile: jagged input")
 def test_jagged_input_needs_one_graph():
     def jagged(x, lengths):
         return (torch.nested.nested_tensor_from_jagged(x, offsets_of(lengths)),)
@@ -132,6 +140,9 @@ def test_jagged_input_needs_one_graph():
     check_one_graph(Layers(), jagged)
 
 
+@pytest.mark.drop_in(
+    "PyTorch", "torch.compile: sets as a list", limitation="one graph for each number of sets: pass ik.Sets or offsets"
+)
 def test_a_list_needs_one_graph_for_each_number_of_sets():
     model = ik.SetModel(Layers())
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -141,6 +152,7 @@ def test_a_list_needs_one_graph_for_each_number_of_sets():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3  # two numbers of sets, and at most one more
 
 
+@pytest.mark.drop_in("PyTorch", "torch.compile: wrong offsets are refused when the graph runs")
 @pytest.mark.parametrize("offsets", [[0, 2, 6], [1, 2, 5], [0, 4, 3, 5], [0, 2, 4]])
 def test_wrong_offsets_are_refused_by_compiled_code(offsets):
     model = ik.SetModel(Layers())

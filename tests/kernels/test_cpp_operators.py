@@ -104,6 +104,7 @@ def test_layer(results, name):
         assert worst(got, expected) <= bound
 
 
+@pytest.mark.drop_in("C++", "operators without Python: set operations")
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_set_operations(results, fmt):
     case = make_case([0, 2, 3], fmt=fmt)
@@ -114,6 +115,7 @@ def test_set_operations(results, fmt):
     torch.testing.assert_close(results[0]["concat", fmt], torch.cat([case.u, means[case.sets.set_ids.long()]], 1))
 
 
+@pytest.mark.drop_in("C++", "operators without Python: schema of {name}")
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_schemas_are_those_of_python(results, name):
     assert results[1][name] == str(getattr(torch.ops.interconv, name).default._schema)

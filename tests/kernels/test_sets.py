@@ -52,6 +52,7 @@ def test_lengths_are_known_without_reading_the_device():
     assert ik.Sets.from_size(2, 6, device="meta").lengths == (2, 2, 2)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: to")
 def test_to_another_device():
     for lengths in ([2, 1], [2, 0, 1]):
         sets = ik.Sets.from_lengths(lengths)
@@ -62,6 +63,7 @@ def test_to_another_device():
         assert (moved.live_offsets is moved.offsets) == (0 not in lengths)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: indexing and iteration")
 @pytest.mark.parametrize("lengths", [[3, 1, 8], [0, 2, 0], []])
 def test_iteration(lengths):
     u = torch.randn(sum(lengths), 2)
@@ -72,6 +74,7 @@ def test_iteration(lengths):
         sets[len(lengths)]
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: split and cat")
 @pytest.mark.parametrize("size", [1, 2, 3, 5, [1, 0, 4], (2, 3), torch.tensor([5])])
 def test_split_and_cat(size):
     """As torch.split of the sets' sizes, one entry for each set."""
@@ -98,6 +101,7 @@ def test_split_and_cat_refuse():
         ik.Sets.cat([sets, [3]])
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: equality and hash")
 def test_equality():
     sets = ik.Sets.from_lengths([3, 1])
     assert sets == ik.Sets.from_offsets([0, 3, 4]) == ik.Sets(*pytree.tree_leaves(sets)) == sets.to("meta")
@@ -106,6 +110,7 @@ def test_equality():
     assert sets != (3, 1)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: pytree")
 def test_is_a_pytree():
     sets = ik.Sets.from_lengths([2, 0, 1])
     leaves, spec = pytree.tree_flatten(sets)

@@ -27,6 +27,7 @@ def through_torch_save(sets):
     return torch.load(file, weights_only=True)["sets"]
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: copy, pickle, torch.load(weights_only=True)")
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize(
     "travel", [lambda s: pickle.loads(pickle.dumps(s)), through_torch_save, copy.copy, copy.deepcopy]
@@ -53,12 +54,14 @@ class Items(torch.utils.data.Dataset):
         return torch.full((b + 1, 2), b)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: DataLoader workers with ik.collate")
 def test_through_the_workers_of_a_data_loader():
     (u, first), (_, second) = DataLoader(Items(), batch_size=3, collate_fn=ik.collate, num_workers=1)
     assert u[:, 0].tolist() == first.set_ids.tolist() == [0, 1, 1, 2, 2, 2]
     assert second == ik.Sets.from_lengths([4, 5, 6])
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: pin_memory")
 def test_pin_memory(monkeypatch):
     """Without an accelerator there is no such memory: only which tensors are asked for it."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 100)
@@ -72,6 +75,7 @@ def test_pin_memory(monkeypatch):
     assert sets.pin_memory() is sets
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: made in inference_mode, used in training")
 @pytest.mark.parametrize(
     "make",
     [
@@ -102,6 +106,7 @@ def defaults_restored():
     torch.set_default_device(None)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: torch.set_default_dtype({default})")
 @pytest.mark.parametrize("default", [torch.float64, torch.float16])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_default_dtype(default, kernel, defaults_restored):
@@ -118,6 +123,7 @@ def test_default_dtype(default, kernel, defaults_restored):
     assert {u.grad.dtype, layer.weight.grad.dtype, layer.bias.grad.dtype} == {torch.float32}
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: torch.set_default_device")
 def test_default_device(defaults_restored):
     u = torch.randn(4, 2, 5, 5)
     layer, offsets = ik.InterConv2d(2), torch.tensor([0, 3, 4])
@@ -132,6 +138,7 @@ def test_default_device(defaults_restored):
     assert ik.collate([u[:3], u[3:]])[1].device.type == "cpu"
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: FakeTensorMode, {device}")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_fake_tensors(device):
     with FakeTensorMode():
@@ -148,6 +155,7 @@ def test_fake_tensors(device):
         assert sets.lengths == (3, 0, 1)
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: FakeTensorMode, cuda")
 def test_fake_sets_for_a_gpu():
     with FakeTensorMode():
         sets = ik.Sets.from_lengths([3, 0, 1], "cuda:0")
@@ -155,6 +163,7 @@ def test_fake_sets_for_a_gpu():
         assert sets == ik.Sets.from_lengths([3, 0, 1]).to("cuda:0")
 
 
+@pytest.mark.drop_in("PyTorch", "Sets: meta device")
 def test_meta_tensors():
     sets = ik.Sets.from_lengths([3, 1], "meta")
     with torch.device("meta"):

@@ -81,6 +81,7 @@ def stir(net):
 # --- checkpoints of the plain network ---------------------------------------------------------------------------------
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: plain checkpoints load")
 @each_change
 @pytest.mark.parametrize("keeps_metadata", [True, False])
 def test_a_checkpoint_of_the_plain_network_loads(change, keeps_metadata):
@@ -116,6 +117,7 @@ def test_copies_load_as_well(change):
         assert_same(other, plain(X))
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: meta networks and assign=True")
 @each_change
 def test_meta_networks_are_filled_by_a_checkpoint(change):
     plain = trained(0)
@@ -156,6 +158,7 @@ def test_a_checkpoint_of_an_interconv_of_half_as_many_channels_is_no_plain_one()
 # --- back to the plain network ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: revert")
 @each_change
 def test_revert_gives_the_plain_network_back(change):
     plain = trained()
@@ -173,6 +176,7 @@ def test_revert_gives_the_plain_network_back(change):
     assert not report.skipped
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: revert for single images (Wu + Ws)")
 @each_change
 def test_a_trained_network_is_reverted_for_single_images_only_when_asked(change):
     net = stir(change(trained()))
@@ -188,6 +192,7 @@ def test_a_trained_network_is_reverted_for_single_images_only_when_asked(change)
     assert not torch.allclose(want, ik.SetModel(kept)(X, [5]), atol=1e-3)  # for larger sets it is another network
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: revert leaves layers that use the set, and says so")
 def test_layers_that_use_the_set_stay():
     net = replace(trained())
     with torch.no_grad():

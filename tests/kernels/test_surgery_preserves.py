@@ -13,6 +13,7 @@ import interconv_kernels as ik
 # --- what is preserved ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: frozen layers stay frozen")
 def test_frozen_layers_stay_frozen():
     net = network(conv())
     net[0].weight.requires_grad_(False)
@@ -23,6 +24,7 @@ def test_frozen_layers_stay_frozen():
     assert "(its weight stays frozen)" in str(report)
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: attributes, buffers and parameters that a user added")
 def test_subclasses_that_only_set_sizes_and_what_users_added():
     class Conv3x3(nn.Conv2d):
         """A usual way to save typing."""
@@ -46,6 +48,7 @@ def test_subclasses_that_only_set_sizes_and_what_users_added():
     assert set(net.state_dict()) == {"0.weight", "0.bias", "0.scale", "0.seen", "2.weight", "2.bias"}
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: dtype, memory format and train or eval mode")
 @pytest.mark.parametrize("place", [ik.replace_with_interconv, ik.append_interconv])
 def test_dtype_device_format_and_mode(place):
     net = network(conv()).to(torch.bfloat16, memory_format=torch.channels_last)
@@ -88,6 +91,7 @@ def test_an_error_changes_nothing():
     assert list(net.children()) == before
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: deepcopy and pickle of the network")
 @pytest.mark.parametrize("place", [ik.replace_with_interconv, ik.append_interconv])
 def test_copies_and_pickles(place):
     net = network(conv())
@@ -109,6 +113,7 @@ def test_made_under_inference_mode_it_can_be_trained():
 # --- wrappers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: in DataParallel, AveragedModel, SetModel, torch.compile")
 def test_inside_wrappers():
     for wrap in (nn.DataParallel, torch.optim.swa_utils.AveragedModel, ik.SetModel):
         wrapped = wrap(network(conv()))
@@ -134,6 +139,7 @@ def test_a_moving_average_follows_after_the_same_surgery():
     assert torch.equal(average.module[0].weight, net[0].weight)
 
 
+@pytest.mark.drop_in("PyTorch", "surgery leaves a layer alone and says why: in DistributedDataParallel")
 def test_distributed_wrappers_keep_their_parameters(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
@@ -149,6 +155,7 @@ def test_distributed_wrappers_keep_their_parameters(tmp_path):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: the report's parameters and param_groups for an optimizer")
 def test_an_optimizer_made_before_holds_dead_parameters():
     net = network(conv())
     old = torch.optim.SGD(net.parameters(), lr=1)

@@ -112,6 +112,7 @@ KEPT = {
 }
 
 
+@pytest.mark.drop_in("PyTorch", "surgery leaves a layer alone and says why: {case}")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("case", KEPT)
 def test_a_layer_that_cannot_be_preserved_stays_as_it_is(case):
@@ -128,6 +129,7 @@ def test_a_layer_that_cannot_be_preserved_stays_as_it_is(case):
     assert f"0: left as it is, {text}" in str(report)
 
 
+@pytest.mark.drop_in("PyTorch", "surgery names 1-D, 3-D, complex, quantized and lazy layers")
 def test_layers_that_do_not_take_these_inputs_are_named():
     net = nn.ModuleDict({"a": nn.Conv3d(1, 1, 1), "b": nn.Conv1d(1, 1, 1), "c": nn.LazyConv2d(1, 1), "d": conv()})
     net["e"] = nn.Conv2d(1, 1, 1, dtype=torch.complex64)
@@ -144,6 +146,7 @@ def test_layers_that_do_not_take_these_inputs_are_named():
     assert [change.name for change in ik.replace_with_interconv(net).changed] == ["c"]
 
 
+@pytest.mark.drop_in("PyTorch", "surgery names scripted and traced layers")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiler", [torch.jit.script, lambda net: torch.jit.trace(net, X)])
 def test_scripted_layers_are_named(compiler):
@@ -166,6 +169,7 @@ def test_append_needs_features_of_two_dimensions():
     ]
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: append keeps hooks, parametrizations and subclasses")
 def test_append_keeps_the_layer_itself():
     """Hooks, parametrizations and subclasses stay in the network with the layer."""
     layer = parametrizations.weight_norm(SameConv(3, 3, 3, padding=1))
@@ -192,6 +196,7 @@ class Tied(nn.Module):
         return self.last(self.other(self.one(x)))
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: tied weights stay tied")
 def test_tied_weights_stay_tied():
     net = Tied(conv())
     net.other.weight = net.one.weight
@@ -209,6 +214,7 @@ def test_tied_weights_stay_tied():
     assert from_scratch.other.bias is from_scratch.one.bias
 
 
+@pytest.mark.drop_in("PyTorch", "surgery leaves a layer alone and says why: weight tied, {tied_to}")
 @pytest.mark.parametrize("tied_to", ["transposed", "grouped", "unselected", "same memory", "buffer"])
 def test_weights_tied_to_what_stays_hold_the_layer_back(tied_to):
     other = {"transposed": nn.ConvTranspose2d(3, 3, 3, padding=1), "grouped": SameConv(3, 3, 3, padding=1)}.get(tied_to)
@@ -244,6 +250,7 @@ def test_ties_hold_back_one_layer_after_the_other():
     assert [change.name for change in ik.replace_with_interconv(net).changed] == ["0", "1"]  # the bias is not renewed
 
 
+@pytest.mark.drop_in("PyTorch", "surgery leaves a layer alone and says why: also a plain attribute")
 @pytest.mark.parametrize(
     "hold", [lambda m: m, lambda m: [m], lambda m: {"a": (1, m)}, lambda m: m.forward, lambda m: functools.partial(m)]
 )
@@ -263,6 +270,7 @@ def test_a_weight_that_is_also_a_plain_attribute_stays():
     assert outputs_are_kept(net).skipped == [("0", "decayed refers to its weight as a plain attribute")]
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: a module in two places")
 def test_a_shared_module_is_changed_in_all_its_places_whatever_name_selects_it():
     net = nn.Sequential(conv(), nn.ReLU())
     net.append(net[0])
@@ -273,6 +281,7 @@ def test_a_shared_module_is_changed_in_all_its_places_whatever_name_selects_it()
     assert report.counts[1] == 2 * 3 * 3 * 9 + 3
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: a layer that is called twice")
 def test_a_layer_that_is_called_twice():
     class Twice(nn.Module):
         def __init__(self):

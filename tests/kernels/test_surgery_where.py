@@ -32,6 +32,7 @@ def changed(where, place=ik.replace_with_interconv):
     return [change.name for change in place(UNet(), where=where).changed]
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: where= by name, type, predicate")
 def test_names_types_and_predicates():
     assert changed("down.*") == ["down.0", "down.1"]
     assert changed(["head", "up.1"]) == ["head", "up.1"]
@@ -40,6 +41,7 @@ def test_names_types_and_predicates():
     assert len(changed(nn.Conv2d)) == 7
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: where=ik.every(n)")
 def test_every():
     assert changed(ik.every(2)) == ["head", "down.0", "up.0", "unused"]
     assert changed(ik.every(3, of=["down.*", "up.*"])) == ["down.0", "up.1"]
@@ -47,6 +49,7 @@ def test_every():
     assert changed(ik.every(2, of=ik.every(2))) == ["head", "up.0"]
 
 
+@pytest.mark.drop_in("PyTorch", "surgery: where=ik.deepest(levels, images)")
 def test_deepest():
     images = torch.randn(3, 1, 8, 8)
     assert changed(ik.deepest(1, images)) == ["bottom"]

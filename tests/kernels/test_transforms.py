@@ -26,6 +26,7 @@ def reference(u, weight, bias, lengths=SETS):
 class TestDerivatives:
     """Against finite differences, in both modes, in batches (vmap), and in forward mode over reverse mode."""
 
+    @pytest.mark.drop_in("PyTorch", "derivatives of first and second order, forward mode, vmap: the layer")
     def test_layer(self):
         def function(u, weight, bias):
             return ik.interconv2d(u, weight, bias, SETS)
@@ -36,6 +37,7 @@ class TestDerivatives:
         )
         assert gradgradcheck(function, inputs, check_fwd_over_rev=True, check_batched_grad=True)
 
+    @pytest.mark.drop_in("PyTorch", "derivatives of first and second order, forward mode, vmap: {name}")
     @pytest.mark.parametrize("name", OPS)
     def test_set_operations(self, name):
         def function(u):
@@ -60,6 +62,7 @@ class TestDerivatives:
 
         torch.testing.assert_close(derivatives(layer), derivatives(reference), rtol=1e-9, atol=1e-9)
 
+    @pytest.mark.drop_in("PyTorch", "forward mode (jvp): layer and set operations")
     @pytest.mark.parametrize("enabled", [True, False])
     def test_forward_mode_with_and_without_grad_mode(self, enabled):
         """No tangent is dropped by the kernels that apply the activation, which have no derivatives."""
@@ -73,6 +76,7 @@ class TestDerivatives:
         torch.testing.assert_close(means, [op(du, SETS) for op in OPS.values()], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.drop_in("PyTorch", "torch.func.{jacobian.__name__}")
 @pytest.mark.parametrize("jacobian", [jacrev, jacfwd, hessian])
 def test_jacobians(jacobian):
     def of(function):
@@ -84,6 +88,7 @@ def test_jacobians(jacobian):
     torch.testing.assert_close(got, of(reference), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.drop_in("PyTorch", "torch.func: vmap over an ensemble, with gradients")
 def test_ensemble():
     """vmap over the stacked parameters of three networks, whose sets SetModel passes on; and their gradients."""
     torch.manual_seed(0)
@@ -105,6 +110,7 @@ def test_ensemble():
             torch.testing.assert_close(grads[name][i], want_grad, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.drop_in("PyTorch", "torch.func: vmap over samples, weights and biases")
 @pytest.mark.parametrize("in_dims", [(1, None, None), (None, 0, 0), (-1, 2, None)])
 def test_vmap_over_any_dimension(in_dims):
     inputs = []
@@ -123,12 +129,14 @@ class TestFx:
     network = nn.Sequential(ik.InterConv2d(2, 3), nn.ReLU(), ik.InterConv2d(3, activation=nn.ReLU()))
     u = torch.randn(4, 2, 5, 5)
 
+    @pytest.mark.drop_in("PyTorch", "torch.fx: InterConv2d is a leaf")
     def test_the_layer_is_a_leaf(self):
         traced = torch.fx.symbolic_trace(self.network)
         assert [node.op for node in traced.graph.nodes] == ["placeholder", *["call_module"] * 3, "output"]
         for lengths in ([3, 1], [1, 1, 2]):
             assert torch.equal(ik.SetModel(traced)(self.u, lengths), ik.SetModel(self.network)(self.u, lengths))
 
+    @pytest.mark.drop_in("PyTorch", "torch.fx: sets as an argument")
     def test_sets_as_an_argument(self):
         class Network(nn.Module):
             def __init__(self):
@@ -144,12 +152,16 @@ class TestFx:
             sets = ik.Sets.from_lengths(lengths)
             assert torch.equal(traced(self.u, sets), network(self.u, sets))
 
+    @pytest.mark.drop_in(
+        "PyTorch", "torch.fx: tracing SetModel", limitation="trace model.network, put SetModel around the result"
+    )
     def test_set_model_says_what_to_trace(self):
         with pytest.raises(TypeError, match=r"torch.fx cannot trace SetModel.*symbolic_trace\(model.network\)"):
             torch.fx.symbolic_trace(ik.SetModel(self.network))
 
 
 class TestJitTrace:
+    @pytest.mark.drop_in("PyTorch", "torch.jit.trace: from a file, with and without grad mode")
     @pytest.mark.parametrize("enabled", [True, False])
     def test_from_a_file(self, enabled):
         torch.manual_seed(0)
@@ -169,6 +181,7 @@ class TestJitTrace:
         ):
             torch.testing.assert_close(got, want)
 
+    @pytest.mark.drop_in("PyTorch", "torch.jit.trace: index tensors of sets as inputs")
     def test_sets_as_tensors(self):
         class Network(nn.Module):
             def __init__(self):
@@ -187,6 +200,14 @@ class TestJitTrace:
             traced(u, sets.offsets, sets.set_ids), network(u, sets.offsets, sets.set_ids), strict=True
         ):
             assert torch.equal(got, want)
+
+
+class TestJitScript:
+    @pytest.mark.drop_in("PyTorch", "torch.jit.script", limitation="use torch.jit.trace or torch.export")
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_refuses(self):
+        with pytest.raises((TypeError, RuntimeError)):
+            torch.jit.script(nn.Sequential(ik.InterConv2d(2)))
 
 
 class TestFlops:
@@ -213,6 +234,7 @@ class TestFlops:
         with torch.no_grad():
             assert self.count(lambda: layer(self.u, [3, 0, 4]))[0] == forward
 
+    @pytest.mark.drop_in("PyTorch", "FlopCounterMode: formulas of the layer")
     def test_concat_counts_as_much_as_the_layer_in_plain_torch(self):
         layer = ik.InterConv2d(3, 5, algorithm="concat", stride=2)
         theirs = ik.reference.ConcatInterConv2d.from_layer(layer)

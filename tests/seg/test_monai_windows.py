@@ -1,11 +1,14 @@
 """Sliding windows over sets: ours against a naive loop in float64, and the refusal of MONAI's own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import interconv_seg
+import monai
 import pytest
 import torch
 from interconv_seg.monai import SetSlidingWindowInferer
 from monai.data import MetaTensor, decollate_batch
-from monai.data.utils import compute_importance_map
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import (
     PatchInferer,
     SliceInferer,
@@ -16,6 +19,7 @@ from monai.inferers import (
 from monai.networks.nets import UNet
 
 import interconv_kernels as ik
+from interconv_kernels import _sliding_windows, choice
 
 LENGTHS = [3, 1, 0, 2]
 
@@ -138,6 +142,30 @@ def paper_network(x, _):
     return SlidingWindowInferer((16, 16), 6)(x, model, 2)
 
 
+def set_mean(x, _):
+    return SlidingWindowInferer((16, 16), 6)(x, lambda windows: ik.set_mean(windows, 2))
+
+
+def concat_set_mean(x, _):
+    return SlidingWindowInferer((16, 16), 6)(x, lambda windows: ik.concat_set_mean(windows, 2))
+
+
+def decomposed(x, model):
+    for layer in (model.network[0], model.network[2]):
+        layer.algorithm = "decomposed"
+    return SlidingWindowInferer((16, 16), 6)(x, model, 2)
+
+
+def compiled(x, model):
+    return SlidingWindowInferer((16, 16), 6)(x, torch.compile(model, backend="aot_eager", dynamic=True), 2)
+
+
+def compiled_as_on_a_gpu(x, model):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "TRACED_DEVICES", ("cpu",))
+        return compiled(x, model)
+
+
 WAYS = {
     "SlidingWindowInferer with sets as an argument": lambda x, m: SlidingWindowInferer((16, 16), 6)(x, m, 2),
     "SlidingWindowInferer with a lambda": lambda x, m: SlidingWindowInferer((16, 16), 4)(x[:1], lambda w: m(w, 4)),
@@ -145,6 +173,11 @@ WAYS = {
     "SliceInferer": slices,
     "a layer with sets": lambda x, m: SlidingWindowInferer((16, 16), 6)(x, m.network[0], 2),
     "a network of interconv_seg": paper_network,
+    "set_mean": set_mean,
+    "concat_set_mean": concat_set_mean,
+    'algorithm="decomposed"': decomposed,
+    "torch.compile": compiled,
+    "torch.compile, in the form for GPUs": compiled_as_on_a_gpu,
 }
 
 
@@ -155,6 +188,38 @@ WAYS = {
 def test_monais_own_windows_are_refused(way):
     with pytest.raises(ValueError, match=r"windows that MONAI's sliding_window_inference cut.*SetSlidingWindowInferer"):
         WAYS[way](images(), network())
+
+
+def test_the_stack_is_searched_once_and_after_each_inference(monkeypatch):
+    searched, original = [], _sliding_windows._running
+    monkeypatch.setattr(_sliding_windows, "_running", lambda monai: searched.append(1) or original(monai))
+    x, model, inferer = images(), network(), SlidingWindowInferer((16, 16), 6)
+    model(x, LENGTHS)
+    searched.clear()
+    for _ in range(3):
+        model(x, LENGTHS)
+    assert not searched
+    for _ in range(2):
+        inferer(x, model, 1)
+        searched.clear()
+        model(x, LENGTHS)
+        assert len(searched) == 1  # two layers
+        with ThreadPoolExecutor(1) as thread, pytest.raises(ValueError, match="6 samples are windows"):
+            thread.submit(inferer, x, model, 2).result()
+        with pytest.raises(ValueError, match="6 samples are windows"):
+            inferer(x, model, 2)
+
+
+def test_each_call_searches_the_stack_if_inference_cannot_be_noticed(monkeypatch):
+    """Of a MONAI whose function has no such step, or where the step was replaced since."""
+    x, model = images(), network()
+    model(x, LENGTHS)
+    monkeypatch.setattr(monai.inferers.utils, "dense_patch_slices", dense_patch_slices)
+    for step in ("dense_patch_slices", "another_name"):
+        monkeypatch.setattr(_sliding_windows, "STEP", step)
+        model(x, LENGTHS)
+        with pytest.raises(ValueError, match="6 samples are windows"):
+            SlidingWindowInferer((16, 16), 6)(x, model, 2)
 
 
 @pytest.mark.drop_in("MONAI", "its own sliding windows are accepted where they form sets")

@@ -141,6 +141,7 @@ def installed(monkeypatch):
     return set_version
 
 
+@pytest.mark.drop_in("nnU-Net", "interconv nnunet install")
 def test_install_writes_the_file_and_prints_the_variable(tmp_path, monkeypatch, capsys, installed):
     installed("2.8.1")
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
