@@ -62,7 +62,7 @@ test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "(integration or drop_in) and not slow" \
 	  tests/integrations tests/kernels tests/seg tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
 
-# PYTHON and WHEEL_TORCH choose the environment; NVCC=/nonexistent leaves the CUDA part out of the wheel.
+# PYTHON and WHEEL_TORCH choose the environment; TORCH_CUDA_ARCH_LIST=all makes a wheel for all GPUs.
 test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment with torch and numpy alone (5 minutes on 2 cores)
 	rm -rf $(WHEEL)
 	$(BIN)/python -m build --no-isolation --outdir $(WHEEL) .

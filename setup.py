@@ -79,7 +79,10 @@ def run(command: list[str]) -> None:
 def compiler(variable: str, *names: str) -> list[str]:
     """Return the command in the environment variable `variable`, or else the first of `names` on PATH."""
     if os.environ.get(variable):
-        return shlex.split(os.environ[variable])
+        command = shlex.split(os.environ[variable])
+        if shutil.which(command[0]) is None:
+            raise BuildError(f"{variable} is {command[0]}, and there is no such program")
+        return command
     for name in names:
         if path := shutil.which(name):
             return [path]
