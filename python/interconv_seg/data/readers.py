@@ -20,7 +20,7 @@ from .errors import DataError
 from .files import ENDINGS, MAX_LABEL, ending_of, read_image, read_mask
 from .nifti import Axis, is_nifti
 from .npz import read_npz
-from .scans import Collection, Scan, check_unique, safe_name
+from .scans import Collection, Scan, check_unique, progress, safe_name
 from .subjects import group_by_regex, group_by_table
 from .tables import read_table
 
@@ -131,7 +131,7 @@ def read_folder(folder: Path | str, axis: Axis = "axial") -> Collection:
         scans += _scans_of(files, mask_file, case, subject, folder.resolve().name, axis)
     check_unique(scans, folder)
     values: set[int] = set()
-    for scan in scans:
+    for scan in progress(scans, f"reading the masks of {folder.resolve().name}"):
         if scan.mask_reader is not None:
             values.update(np.unique(scan.mask_reader()).tolist())
     return Collection(folder.resolve().name, tuple(scans), {value: str(value) for value in sorted(values - {0})})
