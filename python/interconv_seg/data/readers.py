@@ -101,11 +101,10 @@ def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: Axi
             mask = None
         scans += _scans_of(files, mask, case, case, folder.name, axis, about["ignore"])
     cases = {scan.case for scan in scans}
-    for mask in sorted(masks.glob(f"*{ending}")):
-        if mask.name.removesuffix(ending) not in cases:
-            raise DataError(
-                f"{mask}: has no image in {images}, expected {mask.name.removesuffix(ending)}{first_channel}"
-            )
+    for labelled in sorted(masks.glob(f"*{ending}")):
+        case = labelled.name.removesuffix(ending)
+        if case not in cases:
+            raise DataError(f"{labelled}: its image is missing, expected {images / (case + first_channel)}")
     return Collection(folder.name, tuple(scans), about["labels"])
 
 
