@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,14 @@ class Peak(NamedTuple):
 
     Attributes:
         tensors: bytes of the images and masks that it loads.
-        process: bytes of the process at its peak.
+        process: bytes of the process at its peak, with what is mapped from files and can be dropped.
+        bound: bytes at the end that cannot be dropped (Linux only).
         seconds: that it took.
     """
 
     tensors: int
     process: int
+    bound: int
     seconds: float
 
 
@@ -61,8 +64,8 @@ def peak_of_training(folder: Path, out: Path, *options: str) -> Peak:
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    tensors, process = (int(word) for word in done.stdout.split()[-2:])
-    return Peak(tensors, process, time.perf_counter() - start)
+    tensors, process, bound = (int(word) for word in done.stdout.split()[-3:])
+    return Peak(tensors, process, bound, time.perf_counter() - start)
 
 
 def _train(folder: str, out: str, *options: str) -> int:
@@ -83,7 +86,8 @@ def _train(folder: str, out: str, *options: str) -> int:
     network = ["--network", "simpleunet", "--features", "2", "--size", "stored", "--steps", "1", "--device", "cpu"]
     batch = ["--mode", "automatic", "--sets-per-batch", "1", "--set-sizes", "1-2"]
     code = interconv(["train", *batch, *network, "--data", folder, "--out", out, *options])
-    print(sum(stored), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    (anonymous,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(sum(stored), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 1024 * int(anonymous))
     return code
 
 
@@ -104,10 +108,11 @@ def main(argv: list[str]) -> int:
         print(f"{args.images} images of {args.size}x{args.size}; without images a training takes {_mb(few.process)}")
         for title, options in (("in memory", []), (f"--memory {args.memory}", ["--memory", args.memory])):
             many = peak_of_training(folder / "many", folder / title.replace(" ", "_"), *options)
-            ratio = (many.process - few.process) / (many.tensors - few.tensors)
+            tensors = many.tensors - few.tensors
+            ratio, bound = (many.process - few.process) / tensors, (many.bound - few.bound) / tensors
             print(
-                f"{title}: {_mb(many.tensors)} of tensors, {_mb(many.process)} at the peak, {ratio:.2f} times the"
-                f" tensors beyond an empty training, {many.seconds:.0f} s",
+                f"{title}: {_mb(many.tensors)} of tensors, {_mb(many.process)} at the peak; beyond an empty training"
+                f" {ratio:.2f} times the tensors, of which {bound:.2f} cannot be dropped; {many.seconds:.0f} s",
                 flush=True,
             )
     return 0

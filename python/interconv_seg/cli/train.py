@@ -206,6 +206,8 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
     else:
         if not (folder / "split.json").exists():
             split = split or Split.of(collections)
+            for collection in collections:
+                split.select(collection, "train")  # a split that is given must know all data sets
             split.write(folder / "split.json")
         split = Split.read(folder / "split.json")
         groups, held_out = (groups_of(config, collections, part, 1, split, store) for part in PARTS)
