@@ -24,7 +24,7 @@ class Peak(NamedTuple):
     Attributes:
         tensors: bytes of the images and masks that it loads.
         process: bytes of the process at its peak, with what is mapped from files and can be dropped.
-        bound: bytes at the end that cannot be dropped (Linux only).
+        bound: bytes that cannot be dropped, when the training begins.
         seconds: that it took.
     """
 
@@ -70,8 +70,7 @@ def peak_of_training(folder: Path, out: Path, *options: str) -> Peak:
 
 def _train(folder: str, out: str, *options: str) -> int:
     """Trains, and prints the bytes of the images and of this process at its peak."""
-    import resource
-
+    from interconv_seg import training
     from interconv_seg.cli import main as interconv
     from interconv_seg.data import TensorStore
 
@@ -82,13 +81,25 @@ def _train(folder: str, out: str, *options: str) -> int:
         stored.append(tensor.nbytes)
         return keep(self, tensor)
 
-    TensorStore.keep = counted  # type: ignore[method-assign]
+    bound = []
+    train = training.train
+
+    def measured(*args, **options):  # type: ignore[no-untyped-def]
+        bound.append(_status("RssAnon"))
+        return train(*args, **options)
+
+    TensorStore.keep, training.train = counted, measured  # type: ignore[method-assign]
     network = ["--network", "simpleunet", "--features", "2", "--size", "stored", "--steps", "1", "--device", "cpu"]
     batch = ["--mode", "automatic", "--sets-per-batch", "1", "--set-sizes", "1-2"]
     code = interconv(["train", *batch, *network, "--data", folder, "--out", out, *options])
-    (anonymous,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(sum(stored), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 1024 * int(anonymous))
+    print(sum(stored), _status("VmHWM"), bound[0])
     return code
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux tells of this process; the peak of getrusage would be that of the parent if that is larger."""
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(kilobytes)
 
 
 def main(argv: list[str]) -> int:
