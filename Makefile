@@ -17,7 +17,7 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-launches test-fuzz test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,9 @@ endif
 test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
 	OMP_NUM_THREADS=1 RECORDING_DRIVER=1 $(PYTEST) tests/gpu_without_gpu $(ARGS) $(IF_ANY)
 
+test-fuzz: $(READY) ## 2,000 malformed inputs of the command interconv; make test has the first 280 (2 minutes on 2 cores)
+	OMP_NUM_THREADS=1 MALFORMED_CASES=2000 $(PYTEST) tests/seg/test_malformed.py $(ARGS)
+
 test-machine-code: $(READY) ## compile the Triton kernels for GPUs that are not present, check code and tables (3 minutes on 2 cores)
 	$(BIN)/python -m pytest tests/kernels/test_machine_code.py $(ARGS)
 
@@ -62,7 +65,7 @@ test-integrations: $(INTEGRATIONS_READY) ## MONAI, nnU-Net, timm, ONNX, ...: the
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest -n 2 --dist worksteal -m "(integration or drop_in) and not slow" \
 	  tests/integrations tests/kernels tests/seg tests/compile tests/docs/test_examples.py $(or $(ARGS),--drop-in-table docs/integrations/drop-in.md)
 
-# PYTHON and WHEEL_TORCH choose the environment; NVCC=/nonexistent leaves the CUDA part out of the wheel.
+# PYTHON and WHEEL_TORCH choose the environment; TORCH_CUDA_ARCH_LIST=all makes a wheel for all GPUs.
 test-wheel: $(READY) ## build sdist and wheel, test the wheel in an environment with torch and numpy alone (5 minutes on 2 cores)
 	rm -rf $(WHEEL)
 	$(BIN)/python -m build --no-isolation --outdir $(WHEEL) .

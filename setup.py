@@ -1,14 +1,16 @@
 """Builds the C++/CUDA extension `interconv_kernels/_cpp.*.so`. Everything else is in pyproject.toml.
 
-The extension is optional. Without torch or a C++ compiler the package is pure Python; without nvcc the extension runs
-on the CPU only. `_cpp_build.json`, next to the extension, records what was built or why it was not, and `ik.backends()`
-shows it.
+It needs a C++ compiler and the headers of torch: of the torch that is installed in the environment that is installed
+into, or else of one that pip fetches for the build. If it cannot be built, the installation fails and says why. What is
+built is printed (`pip install -v`) and recorded in `_cpp_build.json`, next to the extension; `ik.backends()` shows it.
 
 Environment variables:
+    INTERCONV_NO_EXTENSION: 1 to build no extension (pure Python). An editable install uses one that was built before.
+    INTERCONV_NO_CUDA: 1 to build for the CPU alone.
+    TORCH_CUDA_ARCH_LIST: GPU architectures, such as "8.0 9.0+PTX", or "all": 7.5 to 12.0, which takes minutes. No GPU
+        is needed to build. Default: those of the GPUs that are visible, if nvcc is there; without one, the CPU alone.
     CXX: C++ compiler (default: c++, g++ or clang++ on PATH).
     NVCC: CUDA compiler (default: nvcc on PATH).
-    TORCH_CUDA_ARCH_LIST: GPU architectures (default: 7.5 to 12.0; no GPU is needed to build).
-    INTERCONV_NO_EXTENSION: 1 to build no extension. An editable install uses one that was built before.
     MAX_JOBS: number of files that are compiled at once (default: number of CPUs).
 """
 
@@ -22,15 +24,17 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+OLDEST = (7, 5)  # GPU architecture
 # The stable ABI of torch 2.13: one library works with every later torch.
+TORCH = (2, 13)
 FLAGS = ["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
 # No contraction to fused multiply-adds: the set operations give the same bits on every machine.
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
@@ -49,8 +53,13 @@ FUSED_SOURCES = [
 ]
 
 
-class BuildError(Exception):
-    """The extension, or its CUDA part, cannot be built."""
+class BuildError(CompileError):
+    """The extension cannot be built. setuptools prints the message and ends with an exit status."""
+
+
+def say(text: str) -> None:
+    """Print what is done (`pip install -v` shows it)."""
+    print(f"interconv_kernels: {text}", file=sys.stderr, flush=True)
 
 
 def run(command: list[str]) -> None:
@@ -70,20 +79,72 @@ def run(command: list[str]) -> None:
 def compiler(variable: str, *names: str) -> list[str]:
     """Return the command in the environment variable `variable`, or else the first of `names` on PATH."""
     if os.environ.get(variable):
-        return shlex.split(os.environ[variable])
+        command = shlex.split(os.environ[variable])
+        if shutil.which(command[0]) is None:
+            raise BuildError(f"{variable} is {command[0]}, and there is no such program")
+        return command
     for name in names:
         if path := shutil.which(name):
             return [path]
     raise BuildError(f"none of {', '.join(names)} is on PATH; set {variable}")
 
 
-def architectures() -> list[str]:
-    """Return the GPU architectures to build for, for example ["8.0", "12.0+PTX"]."""
-    names = re.split(r"[ ;,]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
-    for name in names:
-        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
-            raise BuildError(f"TORCH_CUDA_ARCH_LIST contains {name!r}: expected names such as 8.0 or 9.0+PTX")
-    return names
+def installed_torch() -> Path | None:
+    """Return the folder of torch: in the build's environment, or else in the one that is installed into.
+
+    pip builds in an environment of its own, which it enters through PYTHONPATH: without that, Python sees the other.
+    """
+    code = """
+from importlib import metadata, util
+found = util.find_spec("torch")
+if found is not None:
+    print(metadata.version("torch"), found.submodule_search_locations[0])
+"""
+    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    for environment in (os.environ, outside):
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        version, _, folder = found.strip().partition(" ")
+        if folder and tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= TORCH:
+            return Path(folder)
+    return None
+
+
+def gpu_architectures() -> tuple[list[str], str]:
+    """Return the GPU architectures to build for, for example ["8.0", "12.0+PTX"], and why these or none."""
+    if os.environ.get("INTERCONV_NO_CUDA") == "1":
+        return [], "INTERCONV_NO_CUDA=1"
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if listed:
+        names = re.split(r"[ ;,]+", ARCHITECTURES if listed.lower() == "all" else listed)
+        for name in names:
+            if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+                raise BuildError(f"TORCH_CUDA_ARCH_LIST contains {name!r}: expected 'all', or names as 8.0 or 9.0+PTX")
+        return names, "TORCH_CUDA_ARCH_LIST"
+    names = visible_architectures()
+    if not names:
+        return [], "no GPU is visible; TORCH_CUDA_ARCH_LIST chooses architectures to build for"
+    try:
+        compiler("NVCC", "nvcc")
+    except BuildError as error:
+        return [], str(error)
+    return names, "the GPUs that are visible"
+
+
+def visible_architectures() -> list[str]:
+    """Return the architectures of the GPUs of this machine that the kernels can run on."""
+    try:
+        shown = subprocess.run(
+            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    found = {(int(major), int(minor)) for major, minor in re.findall(r"^(\d+)\.(\d+)$", shown, re.MULTILINE)}
+    return [f"{major}.{minor}" for major, minor in sorted(found) if (major, minor) >= OLDEST]
 
 
 def tensor_core_architectures(names: list[str]) -> list[str]:
@@ -126,16 +187,19 @@ class BuildExtension(build_ext):
         try:
             built = self.compile(library)
         except BuildError as error:
-            built = {"error": str(error)}
-            print(f"interconv_kernels: no C++/CUDA extension, the package is pure Python: {error}", file=sys.stderr)
+            ways = "INTERCONV_NO_CUDA=1 builds for the CPU alone, INTERCONV_NO_EXTENSION=1 installs pure Python"
+            raise BuildError(f"the extension of interconv_kernels cannot be built: {error} ({ways})") from None
         self.report_path(library).write_text(json.dumps(built))
 
     def compile(self, library: Path) -> dict[str, object]:
-        spec = find_spec("torch")
-        if spec is None or spec.origin is None:
-            raise BuildError("torch is not in the build's environment: install it and build with --no-build-isolation")
-        torch = Path(spec.origin).parent
+        torch = installed_torch()
+        if torch is None:
+            raise BuildError(f"torch {TORCH[0]}.{TORCH[1]} or newer is not installed")
         cxx = compiler("CXX", "c++", "g++", "clang++")
+        names, reason = gpu_architectures()
+        nvcc = compiler("NVCC", "nvcc") if names else None
+        targets = f"the CPU and GPUs of {', '.join(names)}" if names else "the CPU alone"
+        say(f"building for {targets} ({reason}), with torch in {torch}")
         objects = Path(self.build_temp)
         objects.mkdir(parents=True, exist_ok=True)
         flags = [*FLAGS, f"-I{torch / 'include'}"]
@@ -143,24 +207,22 @@ class BuildExtension(build_ext):
         def compiled(source: str, command: list[str]) -> str:
             target = str(objects / f"{source.replace('/', '_')}.o")
             run([*command, "-c", str(ROOT / "csrc" / source), "-o", target])
+            say(f"compiled {source}")
             return target
 
-        def cuda_part() -> tuple[list[str], list[str] | None, str]:
-            """Return the objects, the linker, and the reason if there are none."""
-            try:
-                nvcc, names = compiler("NVCC", "nvcc"), architectures()
-                command = [*nvcc, *flags, "--threads=0", "-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
-                cuda_objects = [compiled("cuda.cu", [*command, "-fmad=false", *gencode(names)])]
-                if halo := tensor_core_architectures(names):
-                    macro = ["-DIK_SM_90A"] if for_warpgroups(names) else []
-                    for source in ("halo/ops.cu", "halo/weight_gradient_ops.cu"):
-                        cuda_objects.append(compiled(source, [*command, *macro, *gencode(halo)]))
-                if for_warpgroups(names):
-                    sm_90a = [*command, *gencode(["9.0a"])]
-                    cuda_objects.append(compiled("halo/warpgroup_kernels.cu", sm_90a))
-                return cuda_objects, [*nvcc, "-ccbin", cxx[0]], ""
-            except BuildError as error:
-                return [], None, str(error)
+        def cuda_part() -> list[str]:
+            """Return the objects."""
+            if nvcc is None:
+                return []
+            command = [*nvcc, *flags, "--threads=0", "-Xcompiler", ",".join(HOST_FLAGS), "-ccbin", cxx[0]]
+            cuda_objects = [compiled("cuda.cu", [*command, "-fmad=false", *gencode(names)])]
+            if halo := tensor_core_architectures(names):
+                macro = ["-DIK_SM_90A"] if for_warpgroups(names) else []
+                for source in ("halo/ops.cu", "halo/weight_gradient_ops.cu"):
+                    cuda_objects.append(compiled(source, [*command, *macro, *gencode(halo)]))
+            if for_warpgroups(names):
+                cuda_objects.append(compiled("halo/warpgroup_kernels.cu", [*command, *gencode(["9.0a"])]))
+            return cuda_objects
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             cuda = pool.submit(cuda_part)
@@ -168,17 +230,15 @@ class BuildExtension(build_ext):
             set_ops = pool.map(lambda source: compiled(source, command), SET_OPS_SOURCES)
             fused = pool.map(lambda source: compiled(source, [*command, *FUSED_FLAGS]), FUSED_SOURCES)
             host_objects = [*set_ops, *fused]
-            cuda_objects, nvcc, no_cuda = cuda.result()
-        if no_cuda:
-            print(f"interconv_kernels: no CUDA part in the extension: {no_cuda}", file=sys.stderr)
+            cuda_objects = cuda.result()
         libraries = [f"-L{torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
         # nvcc, if there is one, links the CUDA runtime statically.
-        run([*(nvcc or cxx), "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
-        names = architectures() if cuda_objects else []
+        linker = cxx if nvcc is None else [*nvcc, "-ccbin", cxx[0]]
+        run([*linker, "-shared", *FLAGS, *host_objects, *cuda_objects, "-o", str(library), *libraries])
         halo = tensor_core_architectures(names)
         if for_warpgroups(names) and "9.0a" not in halo:
             halo.append("9.0a")
-        return {"architectures": names, "halo_architectures": halo, "no_cuda": no_cuda}
+        return {"architectures": names, "halo_architectures": halo, "no_cuda": "" if names else reason}
 
     def report_path(self, library: Path) -> Path:
         return library.parent / "_cpp_build.json"
@@ -187,16 +247,15 @@ class BuildExtension(build_ext):
         super().copy_extensions_to_source()
         for ext in self.extensions:
             built = self.report_path(Path(self.build_lib) / self.get_ext_filename(ext.name))
-            target = ROOT / "interconv_kernels"
-            if not (built.parent / Path(self.get_ext_filename(ext.name)).name).exists():
-                (target / Path(self.get_ext_filename(ext.name)).name).unlink(missing_ok=True)
-            shutil.copy2(built, target / built.name)
+            shutil.copy2(built, ROOT / "interconv_kernels" / built.name)
 
 
-EXTENSION = Extension("interconv_kernels._cpp", sources=[], py_limited_api=True, optional=True)
+NO_EXTENSION = os.environ.get("INTERCONV_NO_EXTENSION") == "1" or sys.platform == "win32"
 
 setup(
-    ext_modules=[] if os.environ.get("INTERCONV_NO_EXTENSION") == "1" else [EXTENSION],
+    ext_modules=[] if NO_EXTENSION else [Extension("interconv_kernels._cpp", sources=[], py_limited_api=True)],
+    # What pip fetches for the build: torch, unless one is there.
+    setup_requires=[] if NO_EXTENSION or installed_torch() else [f"torch>={TORCH[0]}.{TORCH[1]}"],
     cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -20,6 +20,7 @@ COMMANDS = {
     "networks": Command("networks", "time whole networks"),
     "scaling": Command("scaling", "time against samples, sets, channels and pixels; mixed against equal set sizes"),
     "set-ops": Command("set_ops", "time the set mean and the per-set add"),
+    "loading": Command("loading", "the memory that a training takes before its first step, against that of its images"),
     "compare": Command("compare", "compare two results or two git revisions; exit status 1 if the second is slower"),
     "table": Command("table", "write the results of `run` into a document as Markdown"),
     "machine-code": Command("gpu.machine_code", "compile the Triton kernels for GPUs that are not present"),

@@ -70,9 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write; replaced if it exists")
     out = parser.parse_args().out
+    if not (PACKAGE / "_cpp_build.json").exists():
+        parser.error("the extension is not built: run `pip install -e .`")
     report = json.loads((PACKAGE / "_cpp_build.json").read_text())
-    if "architectures" not in report:
-        parser.error(f"the extension is not built: {report['error']}")
     shutil.rmtree(out, ignore_errors=True)
     build = out / "build"
     system = f"{platform.machine()}-{platform.system().lower()}"

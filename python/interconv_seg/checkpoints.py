@@ -39,6 +39,8 @@ def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, is not as it was written, or holds weights that are not finite.
     """
+    if not path.is_file():  # to open a pipe could block for ever
+        raise ValueError(f"{path}: no regular file, expected a checkpoint")
     try:
         stored = torch.load(path, map_location=device, weights_only=True)
         state: dict[str, Any] = stored["state"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 import torch
+from torch import Tensor
 
 from interconv_kernels._files import write_text
 
@@ -24,6 +26,7 @@ from .data import (
     Sample,
     SetBatches,
     Split,
+    TensorStore,
     collate,
     group_samples,
     read,
@@ -99,6 +102,7 @@ def load_groups(
     part: Part | None = None,
     min_images: int = MIN_TASK_IMAGES,
     split: Split | None = None,
+    store: TensorStore | None = None,
 ) -> list[Group]:
     """Reads and loads data sets: `groups_of` of `read_data`.
 
@@ -108,12 +112,13 @@ def load_groups(
         part: as in `groups_of`.
         min_images: as in `groups_of`.
         split: as in `groups_of`.
+        store: as in `groups_of`.
 
     Raises:
         DataError: as there.
         ValueError: there is no group.
     """
-    return groups_of(config, read_data(config, paths), part, min_images, split)
+    return groups_of(config, read_data(config, paths), part, min_images, split, store)
 
 
 def groups_of(
@@ -122,6 +127,7 @@ def groups_of(
     part: Part | None = None,
     min_images: int = MIN_TASK_IMAGES,
     split: Split | None = None,
+    store: TensorStore | None = None,
 ) -> list[Group]:
     """Loads data sets and groups their samples by the rule of a run, in interactive mode for each label on its own.
 
@@ -131,23 +137,26 @@ def groups_of(
         part: of their subjects; None: all.
         min_images: groups with fewer images are left out (interactive mode).
         split: the subjects of each part; None, or for a data set that it does not have: `Split.of`.
+        store: keeps the images and masks. Default: a new one.
 
     Raises:
         DataError: data that cannot be used, two data sets of the same name, or masks with values that are not among the
             labels of `config`.
         ValueError: there is no group.
     """
+    store = TensorStore() if store is None else store
     groups: list[Group] = []
     for collection in collections:
         if part is not None:
             known = split is not None and collection.name in split.parts
             collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
-        samples = collection.load(config.size, config.channels)
+        read = collection.samples(config.size, config.channels)
         if config.mode == "interactive":
+            samples = [store.keep_sample(sample) for sample in read]
             groups += group_samples(samples, config.rule, collection.labels, min_images, config.one_per_subject)
         else:
-            found = group_samples(to_classes(samples, config, collection), config.rule)
-            groups += [group for group in found if _is_labelled(group)]
+            samples = [store.keep_sample(sample) for sample in to_classes(read, config, collection)]
+            groups += [group for group in group_samples(samples, config.rule) if _is_labelled(group)]
     names = ", ".join(collection.name for collection in collections)
     repeated = len(groups) - len({group.name for group in groups})
     if repeated:
@@ -189,7 +198,7 @@ def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
         )
 
 
-def to_classes(samples: Sequence[Sample], config: Config, collection: Collection) -> list[Sample]:
+def to_classes(samples: Iterable[Sample], config: Config, collection: Collection) -> Iterator[Sample]:
     """Replaces the values in masks, which are the labels of `config`, by class indices 0, 1, 2, ...
 
     A sample without a mask gets one that is IGNORED: it takes part in its set and is not scored.
@@ -199,14 +208,16 @@ def to_classes(samples: Sequence[Sample], config: Config, collection: Collection
         config: its labels in ascending order are the classes.
         collection: of the samples, for messages.
 
+    Yields:
+        The samples.
+
     Raises:
         DataError: a mask holds another value, or no sample has a mask.
     """
-    if all(sample.mask is None for sample in samples):
-        raise DataError(f"{collection.name}: no image has a mask, expected at least one")
     values = torch.tensor([IGNORED, 0, *sorted(config.labels)])
-    converted = []
+    has_mask = False
     for sample in samples:
+        has_mask |= sample.mask is not None
         mask = torch.full(sample.image.shape[1:], IGNORED) if sample.mask is None else sample.mask
         found = torch.searchsorted(values, mask.long()).clamp(max=len(values) - 1)
         wrong = values[found] != mask
@@ -215,14 +226,14 @@ def to_classes(samples: Sequence[Sample], config: Config, collection: Collection
                 f"{collection.name}/{sample.name}: the mask holds {mask[wrong][0]}, expected"
                 f" {', '.join(map(str, values[1:].tolist()))}, the labels of the run"
             )
-        converted.append(replace(sample, mask=(found - 1).to(torch.int16)))
-    return converted
+        yield replace(sample, mask=(found - 1).to(torch.int16))
+    if not has_mask:
+        raise DataError(f"{collection.name}: no image has a mask, expected at least one")
 
 
 def _is_labelled(group: Group) -> bool:
     """Whether the class of any pixel is known."""
-    masks = group.masks()
-    return masks is not None and bool((masks != IGNORED).any())
+    return any(sample.mask is not None and bool((sample.mask != IGNORED).any()) for sample in group.samples)
 
 
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
@@ -244,7 +255,41 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
     return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
 
 
-def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
+class _ValidationBatches(Sequence[Batch]):
+    """As `validation_batches` says. A batch is packed when it is used."""
+
+    def __init__(self, config: Config, groups: Sequence[Group]):
+        self._draw = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
+        self._some = config.prompted == "some"
+        sets = list(groups)
+        if config.set_sizes is not None:
+            sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
+        starts = range(0, len(sets), config.sets_per_batch)
+        self._parts = [sets[start : start + config.sets_per_batch] for start in starts]
+        self._prompts: dict[int, Tensor] = {}  # sparse: most pixels have none
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        part = self._parts[index]
+        if self._draw is None:
+            return collate(part)
+        if index in self._prompts:
+            return replace(collate(part), prompts=self._prompts[index].to_dense())
+        batch = collate(part, prompts=self._draw, prompt_some=self._some)
+        assert batch.prompts is not None
+        self._prompts[index] = batch.prompts.to_sparse()
+        return batch
+
+
+def validation_batches(config: Config, groups: Sequence[Group]) -> Sequence[Batch]:
     """The batches of every validation: each image once, in sets of the largest size of training.
 
     There is no augmentation. In interactive mode the prompts are sampled once, with the distribution of training.
@@ -253,11 +298,4 @@ def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
         config: of the run.
         groups: of the validation data.
     """
-    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
-    some = config.prompted == "some"
-    sets = list(groups)
-    if config.set_sizes is not None:
-        sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
-    batches = range(0, len(sets), config.sets_per_batch)
-    parts = [sets[first : first + config.sets_per_batch] for first in batches]
-    return [collate(part, prompts=prompts, prompt_some=some) for part in parts]
+    return _ValidationBatches(config, groups)

@@ -132,8 +132,9 @@ class Training:
             The loss per sample, and the mean over samples of their mean Dice (`dice_scores`).
         """
         self.network.eval()
-        loss, dice = 0.0, []
+        loss, images, dice = 0.0, 0, []
         for batch in batches:
+            images += len(batch.images)
             moved = batch.to(self.device)
             with self._autocast():
                 logits = self.network(moved.inputs, moved.sets)
@@ -141,7 +142,7 @@ class Training:
             loss += float(self.loss_function(logits, moved.masks, moved.sets)) * len(batch.groups)
             predicted = class_probabilities(logits).argmax(1)
             dice.append(dice_scores(predicted, moved.masks, max(2, self.config.classes)))
-        return loss / sum(len(batch.images) for batch in batches), float(torch.cat(dice).nanmean(1).nanmean())
+        return loss / images, float(torch.cat(dice).nanmean(1).nanmean())
 
     def state(self) -> dict[str, Any]:
         """The state that a checkpoint holds."""

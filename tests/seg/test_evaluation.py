@@ -212,7 +212,7 @@ def test_values_of_masks_become_classes():
     for wrong in (8, 41, 1):
         other = replace(sample, mask=torch.tensor([[0, wrong]], dtype=torch.int16))
         with pytest.raises(DataError, match=rf"c/g0: the mask holds {wrong}, expected 0, 7, 40"):
-            to_classes([other], config, Collection("c", (), {}))
+            list(to_classes([other], config, Collection("c", (), {})))
 
 
 def test_images_without_masks_take_part_and_are_not_scored(tmp_path, arrays):

@@ -10,7 +10,7 @@ FOLDER = Path(interconv_seg.__file__).parent
 # Each module may import only modules of the lines before it.
 LAYERS = (
     {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock", "nnunet_v2"},
-    {"prompts", "data", "hub", "monai"},
+    {"prompts", "data", "hub", "monai", "example"},
     {"metrics", "losses", "config"},
     {"runs"},
     {"preparation", "inference"},

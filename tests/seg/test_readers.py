@@ -87,6 +87,11 @@ def test_broken_nnunet_folders(nnunet, save):
         refused(nnunet, "dataset.json")
 
 
+def test_labels_without_an_image_are_refused(nnunet, save, rng):
+    save(nnunet / "labelsTr/c.png", rng.integers(0, 3, (8, 10), dtype=np.uint8))
+    refused(nnunet, "labelsTr/c.png", "its image is missing", "imagesTr/c_0000.png")
+
+
 def test_nnunet_without_labels(nnunet, save, rng):
     for case in "ab":
         (nnunet / f"labelsTr/{case}.png").unlink()

@@ -44,8 +44,8 @@ def test_a_split_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("{", "cannot be used"),
-        ("[1]", "cannot be used"),
+        ("{", "cannot be read as JSON"),
+        ("[1]", "cannot be read as JSON"),
         (json.dumps({"d": {"train": ["a"]}}), "validation"),
         (json.dumps({"d": {"train": ["a"], "validation": ["b"], "test": ["a"]}}), "lists a of d twice"),
     ],

@@ -70,8 +70,8 @@ def weights(folder, name):
     return state
 
 
-def train_and_die(folder, when):
-    """Kills this process, as `kill -9` does.
+def train_and_die(folder, when, network, workers):
+    """Kills this process, as `kill -9` does, while it trains.
 
     Within step 5; or after row 6, before both checkpoints of step 6; or between these two checkpoints.
     """
@@ -90,7 +90,7 @@ def train_and_die(folder, when):
         training.save_checkpoint = lambda path, state: (
             die() if state["step"] == 6 and path.name == "last.pt" else save(path, state)
         )
-    train_discs(Path(folder))
+    train_discs(Path(folder), replace(CONFIG, network=network), workers=workers)
 
 
 @pytest.fixture
@@ -101,16 +101,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread):
-    train_discs(tmp_path / "whole")
-    for when in ("step", "row", "best"):
-        code = f"import test_training; test_training.train_and_die({str(tmp_path / 'killed')!r}, {when!r})"
-        done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=False)
+@pytest.mark.parametrize(
+    ("network", "workers", "moments"), [("simpleunet", 0, ("step", "row", "best")), ("swinunet", 2, ("step", "best"))]
+)
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread, network, workers, moments):
+    config = replace(CONFIG, network=network)
+    train_discs(tmp_path / "whole", config)
+    for when in moments:
+        call = f"train_and_die({str(tmp_path / 'killed')!r}, {when!r}, {network!r}, {workers})"
+        command = [sys.executable, "-c", f"import test_training; test_training.{call}"]
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (load_checkpoint(tmp_path / "killed/last.pt", "cpu"))["step"] == 3
     with (tmp_path / "killed/metrics.csv").open("a") as file:
         file.write("9,0.1")  # and an incomplete row
-    train_discs(tmp_path / "killed")
+    train_discs(tmp_path / "killed", config, workers=workers)
     for name in ("last.pt", "best.pt"):
         whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
         torch.testing.assert_close(killed, whole, rtol=0, atol=0)

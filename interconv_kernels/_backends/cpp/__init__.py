@@ -65,7 +65,7 @@ def load_error() -> str | None:
     """Loads the extension; the reason why it cannot be loaded, or None."""
     libraries = sorted(_FOLDER.glob("_cpp.*"))
     if not libraries:
-        return f"the extension was not built: {build_report().get('error', 'run `pip install .` in the source folder')}"
+        return "the extension was not built: run `pip install .` in the source folder (there is none for Windows)"
     try:
         torch.ops.load_library(str(libraries[0]))
     except OSError as error:
@@ -76,7 +76,7 @@ def load_error() -> str | None:
 
 @functools.cache
 def build_report() -> dict[str, Any]:
-    """What setup.py wrote: {"architectures", "halo_architectures", "no_cuda"} or {"error"}; empty if it never ran."""
+    """What setup.py wrote: {"architectures", "halo_architectures", "no_cuda"}; empty if it built nothing."""
     try:
         report: dict[str, Any] = json.loads((_FOLDER / "_cpp_build.json").read_text())
     except FileNotFoundError:

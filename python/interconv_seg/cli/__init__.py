@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 from interconv_kernels._version import __version__
 
-from . import doctor, evaluate, models, nnunet, prompts, segment, train
+from . import dicom, doctor, evaluate, init, models, nnunet, prompts, segment, train
 
+# Of a module; those that are not listed are in "seg".
+EXTRAS = {"huggingface_hub": "hub", "nnunetv2": "nnunet", "pydicom": "dicom", "safetensors": "hub"}
 # What torch says, on the CPU and on GPUs.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    for command in (train, evaluate, segment, prompts, models, nnunet, doctor):
+    for command in (init, train, evaluate, segment, prompts, dicom, models, nnunet, doctor):
         command.add(subparsers)
     args = parser.parse_args(arguments)
     try:
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         return _fail(str(error), 1)
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install 'interconv-kernels[seg]'", 2)
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "seg")
+        return _fail(f"{error.name} is not installed: pip install 'interconv-kernels[{extra}]'", 2)
     except (ValueError, TypeError, OSError) as error:
         return _fail(str(error), 2)
     except (MemoryError, RuntimeError) as error:

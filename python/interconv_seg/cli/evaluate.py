@@ -9,7 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_runs, add_split, device_of, positive_int
+from .options import (
+    add_command,
+    add_data,
+    add_device,
+    add_memory,
+    add_runs,
+    add_split,
+    device_of,
+    positive_int,
+    store_of,
+)
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -69,6 +79,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
     add_device(parser)
+    add_memory(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from ..preparation import load_groups
 
     network, baseline = _open(args)
-    groups = load_groups(network.config, args.data, args.part, split=_split(args))
+    groups = load_groups(network.config, args.data, args.part, split=_split(args), store=store_of(args, args.out))
     conditions = _conditions(network.config, args)
     scores = evaluate(network, groups, **conditions)
     baseline_scores = None if baseline is None else evaluate(baseline, groups, **conditions)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data import TensorStore
+
+MAX_WORKERS = 1024
 
 
 def add_command(
@@ -84,6 +91,77 @@ def add_split(parser: Any) -> None:
         type=Path,
         help="JSON with the subjects for training, validation and testing, such as the split.json of a run",
     )
+
+
+def add_workers(parser: Any) -> None:
+    """Adds --workers.
+
+    Args:
+        parser: of a command, or an argument group.
+    """
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="processes that prepare batches; 0: none (default: up to 4 for a network on a GPU, while the CPU is free;"
+        " 0 on the CPU, where the network itself uses all cores)",
+    )
+
+
+def workers_of(args: argparse.Namespace, device: str) -> int:
+    """The number of processes that prepare batches.
+
+    On a GPU, this process only launches kernels, and up to 4 others keep up with it. On the CPU, the threads of the
+    network use all cores, so that other processes would only take their time.
+
+    Args:
+        args: with `workers`.
+        device: of the network.
+
+    Raises:
+        ValueError: --workers is not from 0 to 1024.
+    """
+    if args.workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 0 if device == "cpu" else min(4, cores - 1)
+    if not 0 <= args.workers <= MAX_WORKERS:
+        raise ValueError(f"--workers {args.workers}: expected from 0 to {MAX_WORKERS}")
+    return int(args.workers)
+
+
+def add_memory(parser: Any) -> None:
+    """Adds --memory.
+
+    Args:
+        parser: of a command, or an argument group.
+    """
+    parser.add_argument(
+        "--memory",
+        metavar="GB",
+        type=float,
+        help="of images and masks; what is beyond it lies in temporary files in OUT (default: half of the machine's)",
+    )
+
+
+def store_of(args: argparse.Namespace, folder: Path) -> TensorStore:
+    """Where the images of a command are kept.
+
+    Args:
+        args: of a command with `add_memory`.
+        folder: of temporary files.
+
+    Raises:
+        ValueError: --memory is not a number from 0.
+    """
+    from ..data import TensorStore
+
+    if args.memory is None:
+        limit = None
+    elif 0 <= args.memory < math.inf:
+        limit = int(args.memory * 10**9)
+    else:
+        raise ValueError(f"--memory {args.memory}: expected a number of at least 0")
+    return TensorStore(limit, folder)
 
 
 def add_runs(parser: Any) -> None:

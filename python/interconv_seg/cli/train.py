@@ -11,16 +11,30 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_grouping, add_sets_of, add_split, device_of, positive_int
+from .options import (
+    add_command,
+    add_data,
+    add_device,
+    add_grouping,
+    add_memory,
+    add_sets_of,
+    add_split,
+    add_workers,
+    device_of,
+    positive_int,
+    store_of,
+    workers_of,
+)
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data import Split
+    from ..data import Part, Split, TensorStore
 
 EXAMPLE = """\
   interconv train --mode automatic --data scans/ --network simpleunet-60K --out runs/interconv --seeds 0 1 2
   interconv train --mode automatic --data scans/ --network simpleunet-60K --interconv none --out runs/baseline
   interconv train --resume runs/interconv/seed1"""
+PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 def add(subparsers: Any) -> None:
@@ -135,9 +149,8 @@ def add(subparsers: Any) -> None:
     )
     execution = parser.add_argument_group("execution")
     add_device(execution)
-    execution.add_argument(
-        "--workers", type=int, default=0, help="processes that prepare batches (default: %(default)s)"
-    )
+    add_workers(execution)
+    add_memory(execution)
     execution.add_argument(
         "--deterministic", action="store_true", help="the same bits in every run on a GPU, too, at lower speed"
     )
@@ -168,11 +181,11 @@ def run(args: argparse.Namespace) -> int:
                 raise ValueError(f"{folder}: holds a run, expected a new folder, or --resume {folder}")
     split = None if args.split is None else Split.read(args.split)
     for folder, config in runs:
-        _train(folder, config, split, device, args.workers)
+        _train(folder, config, split, device, workers_of(args, device), store_of(args, folder))
     return 0
 
 
-def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int) -> None:
+def _train(folder: Path, config: Config, split: Split | None, device: str, workers: int, store: TensorStore) -> None:
     """Trains or resumes one run."""
     from ..data import Split
     from ..preparation import (
@@ -189,13 +202,15 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
     if config.validation_data:
         validation = read_data(config, config.validation_data)
         check_disjoint(collections, validation)
-        groups, held_out = groups_of(config, collections, min_images=1), groups_of(config, validation, min_images=1)
+        groups, held_out = (groups_of(config, part, min_images=1, store=store) for part in (collections, validation))
     else:
         if not (folder / "split.json").exists():
             split = split or Split.of(collections)
+            for collection in collections:
+                split.select(collection, "train")  # a split that is given must know all data sets
             split.write(folder / "split.json")
         split = Split.read(folder / "split.json")
-        groups, held_out = (groups_of(config, collections, part, 1, split) for part in ("train", "validation"))
+        groups, held_out = (groups_of(config, collections, part, 1, split, store) for part in PARTS)
     check_unchanged(folder, [*groups, *held_out])
     print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
     with _ctrl_c() as pressed:

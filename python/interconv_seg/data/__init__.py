@@ -2,6 +2,7 @@
 
 from .augmentation import AUGMENTATIONS, Augmentation
 from .errors import DataError
+from .memory import TensorStore
 from .outputs import check_outputs, write_masks
 from .prompt_files import prompt_files, read_prompts
 from .readers import read, read_folder, read_nnunet, read_npz
@@ -23,6 +24,7 @@ __all__ = [
     "SetBatches",
     "SetRule",
     "Split",
+    "TensorStore",
     "check_outputs",
     "collate",
     "group_samples",

@@ -10,7 +10,7 @@ from PIL import Image
 from interconv_kernels._files import replacing
 
 from . import nifti
-from .errors import DataError, check_regular, check_size, unreadable
+from .errors import DataError, check_size, reading
 from .nifti import Axis, is_nifti
 
 JPEG_ENDINGS = (".jpg", ".jpeg")
@@ -150,18 +150,12 @@ def write_mask(path: Path, mask: np.ndarray, like: Path | None = None) -> None:
 
 def _picture(path: Path, keep_palette: bool) -> np.ndarray:
     """[H,W], or [H,W,3] for colour."""
-    check_regular(path, "an image")
-    try:
-        with Image.open(path) as picture:
-            check_size(path, picture.size)
-            frames = getattr(picture, "n_frames", 1)
-            if frames != 1:
-                raise DataError(f"{path}: {frames} pictures in one file, expected one")
-            values = np.array(_converted(picture, keep_palette))
-    except DataError:
-        raise
-    except Exception as error:
-        raise unreadable(path, "an image", error) from error
+    with reading(path, "an image"), Image.open(path) as picture:
+        check_size(path, picture.size)
+        frames = getattr(picture, "n_frames", 1)
+        if frames != 1:
+            raise DataError(f"{path}: {frames} pictures in one file, expected one")
+        values = np.array(_converted(picture, keep_palette))
     if values.size == 0 or values.dtype.kind not in "buif":
         raise DataError(f"{path}: {values.shape} values of dtype {values.dtype}, expected an image")
     return values

@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from interconv_kernels._files import replacing
 
-from .errors import DataError, check_regular, check_size, unreadable
+from .errors import DataError, check_size, reading
 
 Axis: TypeAlias = Literal["sagittal", "coronal", "axial"]
 AXES: tuple[Axis, ...] = get_args(Axis)  # in canonical order: a sagittal slice is taken along axis 0
@@ -157,11 +157,8 @@ def write(path: Path, values: np.ndarray, like: Path) -> None:
 
 
 def _load(path: Path) -> Any:
-    check_regular(path, "a NIfTI image")
-    try:
+    with reading(path, "a NIfTI image"):
         image = nib.load(path)
-    except Exception as error:  # decoders of broken files raise anything
-        raise unreadable(path, "a NIfTI image", error) from error
     if not isinstance(image, nib.Nifti1Pair):  # Nifti2Image is one, too
         raise DataError(f"{path}: a {type(image).__name__}, expected a NIfTI image")
     return image
@@ -211,10 +208,8 @@ def _read_volume(path: Path, like: Path | None, mtime_ns: int, size: int) -> np.
     image = _load(path)
     shape = _shape(path, image)
     check_size(path, shape)
-    try:
+    with reading(path, "a NIfTI image"):
         values = np.array(np.asanyarray(image.dataobj))  # a copy: not a memory map of a file that may be removed
-    except Exception as error:
-        raise unreadable(path, "a NIfTI image", error) from error
     if values.dtype.kind not in "buif":
         raise DataError(f"{path}: values of dtype {values.dtype}, expected real numbers")
     return apply_orientation(values.reshape(shape), _orientation(path, image, like))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import nifti
-from .errors import DataError, check_regular, check_size
+from .errors import DataError, check_size, reading
 from .scans import Collection, Scan, check_unique, safe_name
 
 # array, kinds of dtype, number of axes
@@ -31,7 +31,6 @@ def read_npz(file: Path | str) -> Collection:
         DataError: the file is broken, or an array is missing or has another shape or dtype.
     """
     file = Path(file)
-    check_regular(file, "an .npz file")
     arrays = _npz_arrays(file)
     scans = []
     columns = (arrays[key] for key in ("images", "labels", "ids", "has_label", "tasks"))
@@ -49,16 +48,10 @@ def read_npz(file: Path | str) -> Collection:
 
 def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
     """The arrays of `read_npz`, checked; without them, `has_label` is True and `tasks` "" for all images."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for entry in archive.zip.infolist():
-                check_size(file, [entry.file_size])
-            stored = {key: archive[key] for key in archive.files}
-    except DataError:
-        raise
-    except Exception as error:  # zip and header decoders raise anything
-        message = getattr(error, "strerror", None) or str(error).splitlines()[0:1] or type(error).__name__
-        raise DataError(f"{file}: cannot be read as an .npz file ({message})") from error
+    with reading(file, "an .npz file"), np.load(file, allow_pickle=False) as archive:
+        for entry in archive.zip.infolist():
+            check_size(file, [entry.file_size])
+        stored = {key: archive[key] for key in archive.files}
     arrays = {key: _array(file, stored, key, kinds, axes) for key, kinds, axes in ARRAYS}
     images, labels, names = arrays["images"], arrays["labels"], arrays["label_names"]
     has_label = np.ones(len(images), bool)

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from . import nifti
-from .errors import DataError
+from .errors import DataError, reading
 from .files import ENDINGS, MAX_LABEL, ending_of, read_image, read_mask
 from .nifti import Axis, is_nifti
 from .npz import read_npz
-from .scans import Collection, Scan, check_unique, safe_name
+from .scans import Collection, Scan, check_unique, progress, safe_name
 from .subjects import group_by_regex, group_by_table
 from .tables import read_table
 
@@ -74,7 +74,7 @@ def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: Axi
 
     Raises:
         DataError: dataset.json lacks channel_names, labels or file_ending, or they cannot be used; a channel or a label
-            file is missing; a NIfTI file is broken; images and labels have different shapes.
+            file is missing, or labels have no image; a NIfTI file is broken; images and labels have different shapes.
     """
     folder = Path(folder)
     about = _dataset_json(folder / "dataset.json")
@@ -100,6 +100,11 @@ def read_nnunet(folder: Path | str, split: Literal["Tr", "Ts"] = "Tr", axis: Axi
                 raise DataError(f"{mask}: no such file, expected the labels of case {case}")
             mask = None
         scans += _scans_of(files, mask, case, case, folder.name, axis, about["ignore"])
+    cases = {scan.case for scan in scans}
+    for labelled in sorted(masks.glob(f"*{ending}")):
+        case = labelled.name.removesuffix(ending)
+        if case not in cases:
+            raise DataError(f"{labelled}: its image is missing, expected {images / (case + first_channel)}")
     return Collection(folder.name, tuple(scans), about["labels"])
 
 
@@ -131,7 +136,7 @@ def read_folder(folder: Path | str, axis: Axis = "axial") -> Collection:
         scans += _scans_of(files, mask_file, case, subject, folder.resolve().name, axis)
     check_unique(scans, folder)
     values: set[int] = set()
-    for scan in scans:
+    for scan in progress(scans, f"reading the masks of {folder.resolve().name}"):
         if scan.mask_reader is not None:
             values.update(np.unique(scan.mask_reader()).tolist())
     return Collection(folder.resolve().name, tuple(scans), {value: str(value) for value in sorted(values - {0})})
@@ -191,10 +196,8 @@ def _sets_csv(file: Path) -> list[tuple[str, list[str], str]]:
 
 def _dataset_json(file: Path) -> dict[str, Any]:
     """file_ending, channel_names, labels (class index -> name, without the background) and ignore (index or None)."""
-    try:
+    with reading(file, "JSON"):
         about = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(about, dict):
         raise DataError(f"{file}: expected an object with channel_names, labels and file_ending")
     for key, kind in (("channel_names", dict), ("labels", dict), ("file_ending", str)):

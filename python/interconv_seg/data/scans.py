@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from .errors import DataError
 from .nifti import Axis
 
+Item = TypeVar("Item")
 CLIPPED_PERCENT = 0.5  # of the pixels at each end of the intensities
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 
@@ -153,7 +155,20 @@ class Collection:
         Raises:
             DataError: as in `Scan.load`.
         """
-        return [scan.load(size, channels) for scan in self.scans]
+        return list(self.samples(size, channels))
+
+    def samples(self, size: tuple[int, int] | None = None, channels: int | None = None) -> Iterator[Sample]:
+        """Loads one scan after the other, with a progress bar in a terminal.
+
+        Args:
+            size: as in `Scan.load`.
+            channels: as in `Scan.load`.
+
+        Raises:
+            DataError: as in `Scan.load`.
+        """
+        for scan in progress(self.scans, f"reading {self.name}"):
+            yield scan.load(size, channels)
 
     def sets(self, rule: Literal["subject", "task", "all"] = "subject") -> list[list[Scan]]:
         """The sets to segment, in order of their names.
@@ -167,6 +182,16 @@ class Collection:
         for scan in sorted(self.scans, key=lambda scan: getattr(scan, rule)):
             sets.setdefault(getattr(scan, rule), []).append(scan)
         return list(sets.values())
+
+
+def progress(items: Sequence[Item], text: str) -> Iterator[Item]:
+    """The items, with a progress bar on standard error if that is a terminal and the items take more than a second.
+
+    Args:
+        items: images, or scans.
+        text: what is done.
+    """
+    yield from tqdm(items, desc=text, unit="image", disable=None, leave=False, delay=1)
 
 
 def unit_range(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 from interconv_kernels._files import write_text
 
 from ..seeding import random_of
-from .errors import DataError
+from .errors import DataError, reading
 from .scans import Collection
 from .tables import read_table
 
@@ -105,14 +105,9 @@ class Split:
         Raises:
             DataError: the file cannot be used, or lists a subject twice.
         """
-        try:
+        with reading(file, f"JSON with the subjects of {', '.join(PARTS)} for each data set"):
             stored = json.loads(file.read_text(encoding="utf-8"))
             parts = {name: {part: tuple(map(str, found[part])) for part in PARTS} for name, found in stored.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"{file}: cannot be used ({type(error).__name__}: {error}), expected JSON with the subjects of"
-                f" {', '.join(PARTS)} for each data set"
-            ) from error
         for name, found in parts.items():
             subjects = [subject for part in PARTS for subject in found[part]]
             repeated = sorted({subject for subject in subjects if subjects.count(subject) > 1})

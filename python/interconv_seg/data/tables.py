@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, reading
 
 
 def read_table(file: Path, required: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -23,13 +23,10 @@ def read_table(file: Path, required: Sequence[str]) -> tuple[list[str], list[tup
     Raises:
         DataError: it cannot be read, lacks a column, or has no rows.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream, strict=True)
-            columns = list(table.fieldnames or [])
-            rows = [(table.line_num, {name: (row.get(name) or "").strip() for name in columns}) for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as a table ({error})") from error
+    with reading(file, "a table"), file.open(newline="", encoding="utf-8-sig") as stream:
+        table = csv.DictReader(stream, strict=True)
+        columns = list(table.fieldnames or [])
+        rows = [(table.line_num, {name: (row.get(name) or "").strip() for name in columns}) for row in table]
     if any(name not in columns for name in required):
         raise DataError(f"{file}: has the columns {columns}, expected the columns {' and '.join(required)}")
     if not rows:
