@@ -93,6 +93,25 @@ def add_runs(parser: Any) -> None:
     )
 
 
+def add_inference(parser: Any) -> None:
+    """Adds --window and --tta.
+
+    Args:
+        parser: of a command.
+    """
+    parser.add_argument(
+        "--window",
+        metavar="HxW",
+        type=_height_and_width,
+        help="do not resize images: segment them window by window, the same windows of all images of a set",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: average over flips of the whole set (4 times the work)",
+    )
+
+
 def add_device(parser: Any) -> None:
     """Adds --device."""
     parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if there is one)")
@@ -116,6 +135,11 @@ def device_of(args: argparse.Namespace) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
     return str(args.device)
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return positive_int(height), positive_int(width)
 
 
 def positive_int(text: str) -> int:
