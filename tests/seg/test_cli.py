@@ -97,7 +97,7 @@ def test_evaluate_against_a_baseline(work, tmp_path, capsys):
     runs = [work / "ours/seed0", work / "ours/seed1", "--baseline", work / "base/seed0"]
     sizes = ["--set-sizes", "1", "2", "all"]
     out = says(capsys, 0, "evaluate", *runs, "--data", work / "scans", *sizes, "--out", tmp_path, "--device", "cpu")
-    assert "| K | n | Dice [95 % CI] | baseline | gain | p | 3 | 7 |" in out
+    assert "| K | n | Dice [95 % CI] | SD | baseline | gain | p | 3 | 7 |" in out
     assert len(re.findall(r"^\| (1|2|all) \| 18 ", out, re.MULTILINE)) == 3  # 2 + 3 + 4 scans, twice
     wanted = {"scores.csv", "baseline_scores.csv", "summary.csv", "summary.md", "by_scans.csv", "by_scans.md"}
     pictures = {"improvement_by_set_size.png", "improvement_by_scans.png", "overlays.png"}
