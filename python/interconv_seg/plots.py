@@ -109,11 +109,11 @@ def improvement_panels(
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.2 + 4.8 * columns, 4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, summaries) in zip(grid, panels.items(), strict=False):
         axes.set_title(title, fontsize=11)
         draw(axes, summaries)
-    for axes in list(grid)[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.remove()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:

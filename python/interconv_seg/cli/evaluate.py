@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from .options import (
     device_of,
     positive_float,
     positive_int,
+    warn_if_trained_on,
 )
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ def _open(args: argparse.Namespace) -> tuple[Ensemble, Ensemble | None]:
     device = device_of(args)
     runs, baseline_runs = ([Run.open(folder, device) for folder in part] for part in (args.runs, args.baseline or []))
     common_config([*runs, *baseline_runs])
-    configs = [run.config for run in [*runs, *baseline_runs]]
-    trained_on = {path for config in configs for path in (*config.data, *config.validation_data)}
-    if args.part != "test" and not trained_on.isdisjoint(str(Path(path).resolve()) for path in args.data):
-        print("interconv: these data were trained on; use --part test for the held-out subjects", file=sys.stderr)
+    warn_if_trained_on([run.config for run in [*runs, *baseline_runs]], args)
     options = (device, args.window, args.tta)
     return Ensemble(runs, *options), Ensemble(baseline_runs, *options) if baseline_runs else None
 

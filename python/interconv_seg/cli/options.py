@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
 def add_command(
@@ -136,6 +140,18 @@ def device_of(args: argparse.Namespace) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
     return str(args.device)
+
+
+def warn_if_trained_on(configs: Sequence[Config], args: argparse.Namespace) -> None:
+    """Warns if --data are those of the training, unless --part is test.
+
+    Args:
+        configs: of the runs.
+        args: of the command.
+    """
+    trained_on = {path for config in configs for path in (*config.data, *config.validation_data)}
+    if args.part != "test" and not trained_on.isdisjoint(str(Path(path).resolve()) for path in args.data):
+        print("interconv: these data were trained on; use --part test for the held-out subjects", file=sys.stderr)
 
 
 def _height_and_width(text: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, add_data, add_device, add_split, device_of, positive_int
+from .options import add_command, add_data, add_device, add_split, device_of, positive_int, warn_if_trained_on
 
 if TYPE_CHECKING:
     from ..paper.items import PaperFigure, Table
@@ -81,7 +81,10 @@ def _results(args: argparse.Namespace) -> Results:
         split=None if args.split is None else Split.read(args.split),
         device=device_of(args),
     )
-    return Results(find_models(args.runs), tuple(args.data or ()), conditions)
+    models = find_models(args.runs)
+    if args.data:
+        warn_if_trained_on([model.config for model in models], args)
+    return Results(models, tuple(args.data or ()), conditions)
 
 
 def _check(args: argparse.Namespace, wanted: dict[str, Table | PaperFigure], results: Results) -> None:

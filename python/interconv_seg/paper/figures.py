@@ -186,7 +186,8 @@ def _segmented(
 
 def _draw_sets(results: Results, path: Path, parts: Sequence[tuple[str, PromptKind, int, int]]) -> None:
     """Sets with prompts: (data set, kind and number of prompts, number of images) of each part of the figure."""
-    figure = Figure(figsize=(12.5, 6.2 * len(parts)), layout="constrained")
+    width = 0.8 + 1.5 * max(size for _, _, _, size in parts)
+    figure = Figure(figsize=(width, 6.2 * len(parts)), layout="constrained")
     subfigures = figure.subfigures(len(parts), 1, squeeze=False)[:, 0]
     for subfigure, (data, kind, count, size) in zip(subfigures, parts, strict=True):
         pair = results.best_pairs("interactive")[data]
