@@ -45,6 +45,7 @@ def work(tmp_path_factory):
 def write_run(folder, config):
     config.write(folder)
     save_checkpoint(folder / "best.pt", {"network": config.new_network().state_dict()})
+    (folder / "metrics.csv").write_text("step,validation_loss,validation_dice\n1,0.5,0.5\n")
 
 
 def runs(work, *names):
@@ -113,6 +114,12 @@ def test_what_cannot_be_made_says_what_it_needs(work, tmp_path, capsys):
         assert message in said
         assert said.count("\n") == 1
         assert not (tmp_path / "r").exists()
+    damaged = tmp_path / "damaged"
+    write_run(damaged, replace(CLASSES, data=(str(work / "one"),), set_sizes=None))
+    (damaged / "metrics.csv").unlink()
+    assert report(*automatic, damaged, "--table", 2, 1, "--out", tmp_path / "r") == 2
+    assert "metrics.csv: cannot be used to choose the best size" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
     with pytest.raises(SystemExit):
         report("--figure", 2, "--out", tmp_path / "r")
 

@@ -100,6 +100,9 @@ def _check(args: argparse.Namespace, wanted: dict[str, Table | PaperFigure], res
     if any(item.evaluates for item in wanted.values()):
         for folder in args.runs:
             Run.open(folder)  # weights that cannot be used are reported before hours of evaluation
+        if len(results.models) > 2:  # the best size is chosen; a network and its baseline leave no choice
+            for model in results.models:
+                model.validation_dice  # noqa: B018  # read here, so that a missing metrics.csv is reported, too
 
 
 def _title(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 
 from ..networks.tables import FAMILY_NAMES, NOTE, features_text, paper_networks
 from ..reports import interval_text, summarize
@@ -120,8 +121,8 @@ def _mean_and_sd(results: Results, model: Model, path: str) -> str:
 def up_to(results: Results) -> str:
     """The largest gains over data sets, tasks, set sizes, prompts and numbers of scans, as the paper's "up to 19 %"."""
     rows: list[tuple[float, list[object]]] = []
-    for mode in ("interactive", "automatic"):
-        for path, pair in results.best_pairs(mode).items():
+    for mode, family in product(("interactive", "automatic"), FAMILY_NAMES):
+        for path, pair in results.best_pairs(mode, family).items():
             kinds = results.conditions.kinds[: None if mode == "interactive" else 1]
             for kind in kinds:
                 by_task = mode == "interactive"
