@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interconv_seg import plots
 from interconv_seg.checkpoints import save_checkpoint
 from interconv_seg.cli import main
 from interconv_seg.evaluation import evaluate
@@ -167,3 +168,19 @@ def test_close_ups_show_where_interconv_is_right_and_the_baseline_is_not():
 def test_everything_of_the_paper_is_there():
     assert set(TABLES) == set(range(1, 9))
     assert set(FIGURES) == {1, *range(4, 12)}
+
+
+def test_data_sets_are_told_apart_by_name(work, tmp_path, capsys):
+    write_run(tmp_path / "run", replace(CLASSES, data=(str(tmp_path / "elsewhere/one"),), set_sizes=None))
+    folders = [*runs(work, "simpleunet"), tmp_path / "run"]
+    assert report(*folders, "--table", 8, "--out", tmp_path / "r") == 2
+    assert "has the name of" in capsys.readouterr().err
+    results = Results(find_models([tmp_path / "run"]), [str(work / "one"), str(work / "two/../one")])
+    assert results.data_of(results.models[0]) == [str(work / "one")]
+
+
+def test_panels_that_are_not_needed_are_removed(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.improvement_panels(tmp_path / "x.png", {str(i): [] for i in range(4)}, lambda axes, summaries: None)
+    assert [axes.get_title() for axes in figures[0].axes] == ["0", "1", "2", "3"]

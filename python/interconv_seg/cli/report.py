@@ -95,6 +95,7 @@ def _check(args: argparse.Namespace, wanted: dict[str, Table | PaperFigure], res
         raise ValueError("nothing to report: expected --table, --figure or --up-to")
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"--out {args.out}: is no folder, expected one for tables and figures")
+    items.check_names(results)
     for name, item in wanted.items():
         items.check(_title(name), item, results)
     if any(item.evaluates for item in wanted.values()):

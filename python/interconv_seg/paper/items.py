@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..networks.tables import FAMILY_NAMES
 from . import figures, tables
-from .results import Results
+from .results import Results, data_name
 
 Needs = Callable[[Results], str]
 
@@ -113,3 +113,20 @@ def check(title: str, item: Table | PaperFigure, results: Results) -> None:
                 raise ValueError(
                     f"{title}: {model.folders[0]} was trained on all subjects of its data, expected others (--data)"
                 )
+
+
+def check_names(results: Results) -> None:
+    """Checks that no two data sets have the same name, by which rows and panels are told apart.
+
+    Args:
+        results: of the runs that are given.
+
+    Raises:
+        ValueError: two have.
+    """
+    paths: dict[str, str] = {}
+    for path in (path for model in results.models for path in (*results.data_of(model), *model.config.data)):
+        resolved = str(Path(path).resolve())
+        other = paths.setdefault(data_name(path), resolved)
+        if other != resolved:
+            raise ValueError(f"{path}: has the name of {other}, expected data sets of different names")

@@ -59,7 +59,7 @@ class Results:
 
     def data_of(self, model: Model) -> list[str]:
         """The paths of the data sets that a model is evaluated on."""
-        return list(self.data or model.config.data)
+        return list(dict.fromkeys(str(Path(path).resolve()) for path in self.data or model.config.data))
 
     def collection(self, model: Model, path: str) -> Collection:
         """A data set, as a model reads it."""
