@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ class Estimate:
         high: the upper end of the interval; NaN for a single value.
         count: the number of values.
         p: for an improvement, the p-value of the paired t-test; else NaN.
+        sd: the standard deviation of the values (n - 1); NaN for a single value.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class Estimate:
     high: float
     count: int
     p: float = math.nan
+    sd: float = math.nan
 
 
 def estimate(values: ArrayLike) -> Estimate:
@@ -50,7 +52,8 @@ def estimate(values: ArrayLike) -> Estimate:
         return Estimate(float(array[0]), math.nan, math.nan, 1)
     result = bootstrap((array,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
     interval = result.confidence_interval
-    return Estimate(float(array.mean()), float(interval.low), float(interval.high), array.size)
+    ends = float(interval.low), float(interval.high)
+    return Estimate(float(array.mean()), *ends, array.size, sd=float(array.std(ddof=1)))
 
 
 def improvement(ours: Mapping[Key, float], baseline: Mapping[Key, float]) -> Estimate:
@@ -73,4 +76,4 @@ def improvement(ours: Mapping[Key, float], baseline: Mapping[Key, float]) -> Est
     found = estimate(first - second)
     # If all differences are equal, the t statistic is x / 0 (p = 0) or 0 / 0 (p = NaN).
     p = float(ttest_rel(first, second).pvalue) if len(first) > 1 else math.nan
-    return Estimate(found.mean, found.low, found.high, found.count, p)
+    return replace(found, p=p)

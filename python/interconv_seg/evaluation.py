@@ -1,4 +1,4 @@
-"""Evaluation: Dice of each sample, by set size and number of prompts (section 4 of the paper)."""
+"""Evaluation: the metrics of each sample, by set size and number of prompts (section 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from .data import Group, Sample, collate
@@ -17,14 +18,16 @@ from .inference import Ensemble
 from .metrics import dice_scores
 from .prompts import PromptKind, draw_prompts
 from .seeding import random_of, seed_of
+from .stored_truth import SampleScore, StoredTruth
 
-Unit: TypeAlias = Literal["sample", "subject"]
+Unit: TypeAlias = Literal["sample", "subject", "group"]
+Metric: TypeAlias = Literal["dice", "hd95", "surface_dice"]
 MAX_IMAGES_PER_BATCH = 64  # in one call of a network, unless a single set has more
 
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of one sample under one condition.
+    """The metrics of one sample under one condition.
 
     Attributes:
         group: the name of its group.
@@ -35,6 +38,9 @@ class Score:
         prompts: the number of positive prompts on each image, and of negative ones; 0 in automatic mode.
         seed: of the prompts and of the composition of the sets.
         dice: of each structure (`dice_scores`); NaN if the truth does not have it.
+        task: the name of its task: of its group in interactive mode, else data set, modality and axis.
+        hd95: of each structure (`surface_scores`); None unless it was measured.
+        surface_dice: likewise.
     """
 
     group: str
@@ -45,11 +51,22 @@ class Score:
     prompts: int
     seed: int
     dice: tuple[float, ...]
+    task: str = ""
+    hd95: tuple[float, ...] | None = None
+    surface_dice: tuple[float, ...] | None = None
 
     @property
     def mean(self) -> float:
-        """The mean over the structures that the truth has; NaN if it has none."""
-        present = [dice for dice in self.dice if not math.isnan(dice)]
+        """Mean Dice over the structures that the truth has; NaN if it has none."""
+        return self.mean_of("dice")
+
+    def mean_of(self, metric: Metric) -> float:
+        """The mean of a metric over the structures that the truth has; NaN if it has none.
+
+        Args:
+            metric: one that was measured.
+        """
+        present = [value for value in getattr(self, metric) if not math.isnan(value)]
         return sum(present) / len(present) if present else math.nan
 
 
@@ -60,8 +77,9 @@ def evaluate(
     prompts: Sequence[int] = (0,),
     seeds: Sequence[int] = (0,),
     kind: PromptKind = "mixed",
+    stored: StoredTruth | None = None,
 ) -> list[Score]:
-    """Dice of every sample for each set size, number of prompts and seed.
+    """The metrics of every sample for each set size, number of prompts and seed.
 
     Every sample is segmented once per condition. For each seed, a group is put into a random order and divided into
     sets of K (`divide`). So the sets of a larger K consist of those of a smaller one. The prompts of an image are the
@@ -74,9 +92,11 @@ def evaluate(
         prompts: each number of positive prompts, with the same number of negative ones; (0,) in automatic mode.
         seeds: of the order of the groups and of the prompts.
         kind: of the prompts, as in `draw_prompts`.
+        stored: the masks as stored, to measure there, volume by volume and with surface metrics. None: Dice of each
+            sample at the size that the networks see.
 
     Returns:
-        A score for each sample and condition.
+        A score for each sample (with `stored`: image or volume) and condition.
     """
     scores = []
     conditions = [(k, count, seed) for seed in seeds for count in prompts for k in set_sizes]
@@ -84,10 +104,11 @@ def evaluate(
         for group in groups:
             for k, count, seed in conditions:
                 draw = partial(draw_prompts, positive=count, negative=count, kind=kind) if count else None
-                scores += [
-                    Score(group.name, sample.subject, sample.name, len(group.samples), k, count, seed, tuple(dice))
-                    for sample, dice in _sample_scores(ensemble, group, k, seed, draw)
-                ]
+                for found in _sample_scores(ensemble, group, k, seed, draw, stored):
+                    task = found.sample.task if group.label is None else group.name
+                    names = (group.name, found.sample.subject, found.name)
+                    surface = (found.hd95, found.surface_dice)
+                    scores.append(Score(*names, len(group.samples), k, count, seed, found.dice, task, *surface))
                 bar.update()
     return scores
 
@@ -115,10 +136,32 @@ def divide(group: Group, set_size: int | None, seed: int) -> list[tuple[Group, i
 
 
 def _sample_scores(
-    ensemble: Ensemble, group: Group, set_size: int | None, seed: int, prompts: PromptMaker | None
-) -> Iterator[tuple[Sample, list[float]]]:
-    """Each sample of the group with the Dice of each structure."""
+    ensemble: Ensemble,
+    group: Group,
+    set_size: int | None,
+    seed: int,
+    prompts: PromptMaker | None,
+    stored: StoredTruth | None,
+) -> Iterator[SampleScore]:
+    """The metrics of each sample of the group, or of each image and volume."""
     classes = max(2, ensemble.config.classes)
+    predicted: dict[str, Tensor] = {}
+    for samples, probabilities, masks in _predictions(ensemble, group, set_size, seed, prompts):
+        if stored is None:
+            dice = dice_scores(probabilities.argmax(1), masks, classes).tolist()
+            for sample, values in zip(samples, dice, strict=True):
+                yield SampleScore(sample, sample.name, tuple(values))
+        else:
+            for sample, found in zip(samples, probabilities, strict=True):
+                predicted[sample.name] = stored.predicted(sample, found)
+    if stored is not None:
+        yield from stored.scores(group, predicted)
+
+
+def _predictions(
+    ensemble: Ensemble, group: Group, set_size: int | None, seed: int, prompts: PromptMaker | None
+) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+    """Samples of the group, each once, with their probabilities [n,classes,H,W] and masks [n,H,W]."""
     sets = divide(group, set_size, seed)
     sets_per_batch = max(1, MAX_IMAGES_PER_BATCH // len(sets[0][0].samples))
     for first in range(0, len(sets), sets_per_batch):
@@ -127,28 +170,32 @@ def _sample_scores(
             [members for members, _ in part], prompts=prompts, seeds=[seed_of(seed, group.name)] * len(part)
         )
         assert batch.masks is not None
-        predicted = ensemble.probabilities(batch).argmax(1).cpu()
-        dice = dice_scores(predicted, batch.masks, classes).tolist()
+        samples: list[Sample] = []
+        positions: list[int] = []
         end = 0
         for members, counted in part:
             end += len(members.samples)
-            yield from zip(members.samples[-counted:], dice[end - counted : end], strict=True)
+            samples += members.samples[-counted:]
+            positions += range(end - counted, end)
+        yield samples, ensemble.probabilities(batch).cpu()[positions], batch.masks[positions]
 
 
-def mean_dice(scores: Sequence[Score], unit: Unit) -> dict[tuple[str, str], float]:
-    """Mean Dice of each sample (over seeds) or of each subject (over seeds and samples).
+def mean_scores(scores: Sequence[Score], unit: Unit, metric: Metric = "dice") -> dict[tuple[str, str], float]:
+    """Mean Dice, or another metric, of each sample (over seeds), or of each subject or group (over seeds and samples).
 
     Scores without a structure in the truth are left out.
 
     Args:
         scores: under one condition, for any seeds.
-        unit: "sample" or "subject".
+        unit: "sample", "subject" or "group".
+        metric: one that was measured.
 
     Returns:
-        The mean for each (group, name of the sample or subject).
+        The mean for each (group, name of the sample, subject or group).
     """
     values: dict[tuple[str, str], list[float]] = {}
     for score in scores:
-        if not math.isnan(score.mean):
-            values.setdefault((score.group, getattr(score, unit)), []).append(score.mean)
+        mean = score.mean_of(metric)
+        if not math.isnan(mean):
+            values.setdefault((score.group, getattr(score, unit)), []).append(mean)
     return {key: float(np.mean(found)) for key, found in values.items()}

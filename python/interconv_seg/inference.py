@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import interconv_kernels as ik
+
 from .config import Config
 from .data import Batch, DataError, Group, Sample, Scan, collate
+from .networks import SetNetwork
 from .runs import Run, common_config
+
+MIN_WINDOW = 16  # pixels
+WINDOW_IMAGES = 16  # in one call of a network, unless a set has more
+FLIPS = ((), (2,), (3,), (2, 3))  # axes: none, up and down, left and right, both
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
@@ -37,31 +46,54 @@ class Ensemble:
         config: the configuration of the first run; the others agree with it in what inference needs.
         networks: the networks.
         device: where they are.
+        window: as given.
+        flips: as given.
 
     Args:
         runs: at least one.
         device: the device that the runs were opened on.
+        window: (H, W); larger images are segmented window by window, each window cut from all images of a set
+            (`monai.SetSlidingWindowInferer`: half overlap, Gaussian weights). None: whole images.
+        flips: test-time augmentation: probabilities are the mean over the images as they are and flipped along either
+            axis and both, flipped back. All images of a set are flipped alike.
 
     Raises:
-        ValueError: there are no runs, or they do not fit together (`common_config`).
+        ValueError: there are no runs, they do not fit together (`common_config`), or the window is too small.
     """
 
-    def __init__(self, runs: Sequence[Run], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        device: torch.device | str = "cpu",
+        window: tuple[int, int] | None = None,
+        flips: bool = False,
+    ):
+        if window is not None and min(window) < MIN_WINDOW:
+            raise ValueError(f"window = {window}: expected at least {MIN_WINDOW} pixels along each axis")
         self.config = common_config(runs)
         self.networks, self.device = [run.network for run in runs], torch.device(device)
+        self.window, self.flips = window, flips
 
     @classmethod
-    def open(cls, folders: Sequence[Path], device: torch.device | str = "cpu") -> Ensemble:
+    def open(
+        cls,
+        folders: Sequence[Path],
+        device: torch.device | str = "cpu",
+        window: tuple[int, int] | None = None,
+        flips: bool = False,
+    ) -> Ensemble:
         """Loads runs.
 
         Args:
             folders: the folders of the runs.
             device: where the networks go.
+            window: as above.
+            flips: as above.
 
         Raises:
-            ValueError: as in `Run.open`, or the runs do not fit together.
+            ValueError: as in `Run.open` and above.
         """
-        return cls([Run.open(folder, device) for folder in folders], device)
+        return cls([Run.open(folder, device) for folder in folders], device, window, flips)
 
     @property
     def structures(self) -> list[str]:
@@ -80,7 +112,23 @@ class Ensemble:
             float32 [N,classes,H,W], as in `class_probabilities`, on the device of the networks.
         """
         moved = batch.to(self.device)
-        return torch.stack([class_probabilities(n(moved.inputs, moved.sets)) for n in self.networks]).mean(0)
+        flips = FLIPS if self.flips else FLIPS[:1]
+        found = [
+            self._of_network(n, moved.inputs.flip(axes), moved.sets).flip(axes) for n in self.networks for axes in flips
+        ]
+        return torch.stack(found).mean(0)
+
+    def _of_network(self, network: SetNetwork, inputs: Tensor, sets: ik.Sets) -> Tensor:
+        def probabilities(x: Tensor, sets: ik.Sets) -> Tensor:
+            return class_probabilities(network(x, sets))
+
+        if self.window is None:
+            return probabilities(inputs, sets)
+        from .monai import SetSlidingWindowInferer
+
+        size = [min(window, pixels) for window, pixels in zip(self.window, inputs.shape[2:], strict=True)]
+        inferer = SetSlidingWindowInferer(size, sw_batch_size=WINDOW_IMAGES, overlap=0.5, mode="gaussian")
+        return cast(Tensor, inferer(inputs, probabilities, sets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +146,11 @@ class Segmentation:
     probabilities: Tensor
     mask: Tensor
 
+    @property
+    def uncertainty(self) -> Tensor:
+        """The entropy of the probabilities divided by its maximum, float32 [H,W]: 0 certain, 1 all classes alike."""
+        return (torch.special.entr(self.probabilities).sum(0) / math.log(len(self.probabilities))).clamp(0, 1)
+
 
 def segment(
     ensemble: Ensemble,
@@ -107,7 +160,9 @@ def segment(
 ) -> Iterator[Segmentation]:
     """Segments the scans of one set together. Their sizes may differ.
 
-    The scans are resized to the size of the runs, and the probabilities back to the size of each scan.
+    The scans are resized to the size of the runs, and the probabilities back to the size of each scan. With windows
+    (`Ensemble`), or if the runs have no size, scans keep their sizes; if these differ, all are resized to the largest
+    height and width among them.
 
     Args:
         ensemble: the networks.
@@ -135,7 +190,7 @@ def segment(
     step = max_set_size or max(1, len(scans))
     for first in range(0, len(scans), step):
         part = scans[first : first + step]
-        samples = [replace(scan, mask_reader=None).load(config.size, config.channels) for scan in part]
+        samples = _load(part, config, windows=ensemble.window is not None)
         batch = collate([Group(part[0].subject, tuple(samples))])
         if prompts is not None:
             size = (batch.images.shape[2], batch.images.shape[3])
@@ -164,13 +219,39 @@ def check_mode(config: Config, prompts: bool) -> None:
         raise ValueError(f"the network was trained in {config.mode} mode: {expected}")
 
 
-def _resized_prompts(prompts: Tensor | None, sample: Sample, size: tuple[int, int]) -> Tensor:
-    """The prompts of a sample at the size of the network's input. Every prompt keeps at least one pixel."""
-    if prompts is None:
-        return torch.zeros(2, *size)
+def check_prompts(prompts: Tensor, sample: Sample) -> None:
+    """Checks that prompts have the size of their image.
+
+    Args:
+        prompts: [2,H,W].
+        sample: the image.
+
+    Raises:
+        DataError: they do not.
+    """
     if prompts.shape != (2, *sample.stored_size):
         raise DataError(
             f"{sample.name}: prompts of shape {tuple(prompts.shape)}, expected {(2, *sample.stored_size)} as the image"
             f" has {sample.stored_size} pixels"
         )
+
+
+def _load(scans: Sequence[Scan], config: Config, windows: bool) -> list[Sample]:
+    """The images of a set, of one size."""
+    size = None if windows else config.size
+    samples = [replace(scan, mask_reader=None).load(size, config.channels) for scan in scans]
+    shapes = [sample.image.shape[1:] for sample in samples]
+    largest = torch.Size(max(lengths) for lengths in zip(*shapes, strict=True))
+    for i, sample in enumerate(samples):
+        if shapes[i] != largest:
+            image = F.interpolate(sample.image[None], largest, mode="bilinear", antialias=True)[0].clamp(0, 1)
+            samples[i] = replace(sample, image=image)
+    return samples
+
+
+def _resized_prompts(prompts: Tensor | None, sample: Sample, size: tuple[int, int]) -> Tensor:
+    """The prompts of a sample at the size of the network's input. Every prompt keeps at least one pixel."""
+    if prompts is None:
+        return torch.zeros(2, *size)
+    check_prompts(prompts, sample)
     return F.adaptive_max_pool2d(prompts.float(), size)

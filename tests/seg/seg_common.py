@@ -26,7 +26,7 @@ class Spy:
     """In place of an ensemble: records its batches, and predicts class 1 everywhere."""
 
     def __init__(self, config):
-        self.config, self.batches = config, []
+        self.config, self.batches, self.window = config, [], None
 
     def probabilities(self, batch):
         self.batches.append(batch)

@@ -97,7 +97,7 @@ def test_evaluate_against_a_baseline(work, tmp_path, capsys):
     runs = [work / "ours/seed0", work / "ours/seed1", "--baseline", work / "base/seed0"]
     sizes = ["--set-sizes", "1", "2", "all"]
     out = says(capsys, 0, "evaluate", *runs, "--data", work / "scans", *sizes, "--out", tmp_path, "--device", "cpu")
-    assert "| K | n | Dice [95 % CI] | baseline | gain | p | 3 | 7 |" in out
+    assert "| K | n | Dice [95 % CI] | SD | baseline | gain | p | 3 | 7 |" in out
     assert len(re.findall(r"^\| (1|2|all) \| 18 ", out, re.MULTILINE)) == 3  # 2 + 3 + 4 scans, twice
     wanted = {"scores.csv", "baseline_scores.csv", "summary.csv", "summary.md", "by_scans.csv", "by_scans.md"}
     pictures = {"improvement_by_set_size.png", "improvement_by_scans.png", "overlays.png"}
@@ -149,7 +149,7 @@ def test_segment_keeps_the_affine_and_the_labels(work, tmp_path, capsys):
         assert set(np.unique(mask.dataobj)) <= {0, 3, 7}
     with Image.open(tmp_path / "masks/c.png") as mask:
         assert mask.size == (40, 9)
-    assert len(list((tmp_path / "masks").iterdir())) == 3
+    assert {file.name for file in (tmp_path / "masks").iterdir()} == {"a.nii.gz", "b.nii.gz", "c.png", "labels.json"}
 
     says(capsys, 0, "segment", *runs, "--data", data, "--out", tmp_path / "small", "--max-set-size", "1")
     (data / "sets.csv").write_text("set,image\nx,a.nii.gz\ny,b.nii.gz\n")
@@ -404,7 +404,8 @@ def test_the_commands_do_what_python_does(work, tmp_path, capsys):
         data.write_masks(tmp_path / "masks", scans, [result.mask for result in results])
     says(capsys, 0, "segment", run, *options, "--out", tmp_path / "by_command")
     files = sorted(file.name for file in (tmp_path / "masks").iterdir())
-    assert files == sorted(file.name for file in (tmp_path / "by_command").iterdir())
+    by_command = {file.name for file in (tmp_path / "by_command").iterdir()}
+    assert by_command == {*files, "labels.json"}
     for name in files:
         assert (tmp_path / "masks" / name).read_bytes() == (tmp_path / "by_command" / name).read_bytes()
 

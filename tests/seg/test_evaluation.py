@@ -14,7 +14,7 @@ from interconv_seg.data import DataError
 from interconv_seg.data.files import IGNORED
 from interconv_seg.data.scans import Collection
 from interconv_seg.estimates import Estimate, estimate, improvement
-from interconv_seg.evaluation import Score, divide, evaluate, mean_dice
+from interconv_seg.evaluation import Score, divide, evaluate, mean_scores
 from interconv_seg.metrics import dice_scores
 from interconv_seg.preparation import load_groups, to_classes, training_batches, validation_batches
 from scipy.integrate import quad
@@ -111,8 +111,8 @@ def test_means_by_sample_and_by_subject():
         return Score("g", subject, sample, 3, 1, 0, seed, (dice,))
 
     scores = [score("s", "a", 0, 0.2), score("s", "a", 1, 0.4), score("s", "b", 0, 0.6), score("t", "c", 0, math.nan)]
-    assert mean_dice(scores, "sample") == pytest.approx({("g", "a"): 0.3, ("g", "b"): 0.6})
-    assert mean_dice(scores, "subject") == pytest.approx({("g", "s"): 0.4})
+    assert mean_scores(scores, "sample") == pytest.approx({("g", "a"): 0.3, ("g", "b"): 0.6})
+    assert mean_scores(scores, "subject") == pytest.approx({("g", "s"): 0.4})
 
 
 # Intervals and tests

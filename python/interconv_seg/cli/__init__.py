@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from interconv_kernels._version import __version__
 
-from . import dicom, doctor, evaluate, init, models, nnunet, prompts, segment, train
+from . import dicom, doctor, evaluate, init, models, nnunet, prompts, report, segment, train
 
 # Of a module; those that are not listed are in "seg".
 EXTRAS = {"huggingface_hub": "hub", "nnunetv2": "nnunet", "pydicom": "dicom", "safetensors": "hub"}
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    for command in (init, train, evaluate, segment, prompts, dicom, models, nnunet, doctor):
+    for command in (init, train, evaluate, segment, report, prompts, dicom, models, nnunet, doctor):
         command.add(subparsers)
     args = parser.parse_args(arguments)
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from .options import (
     add_command,
     add_data,
     add_device,
+    add_inference,
     add_memory,
     add_runs,
     add_split,
     device_of,
+    positive_float,
     positive_int,
     store_of,
+    warn_if_trained_on,
 )
 
 if TYPE_CHECKING:
@@ -75,8 +78,24 @@ def add(subparsers: Any) -> None:
         help="number of repetitions with other prompts (interactive mode; default: 5)",
     )
     parser.add_argument(
-        "--unit", choices=("sample", "subject"), default="sample", help="unit of means and intervals (default: sample)"
+        "--unit",
+        choices=("sample", "subject", "group"),
+        default="sample",
+        help="unit of means and intervals (default: sample; with --native an image or a volume)",
     )
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="measure whole volumes at their stored resolution, also HD95 and surface Dice (in mm)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        metavar="MM",
+        type=positive_float,
+        default=2.0,
+        help="of surface Dice, in mm, or pixels where the spacing is not known (default: 2)",
+    )
+    add_inference(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
     add_device(parser)
     add_memory(parser)
@@ -85,11 +104,17 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints the table, and writes tables and pictures."""
     from ..evaluation import evaluate
-    from ..preparation import load_groups
+    from ..preparation import groups_of, read_data
+    from ..stored_truth import StoredTruth
 
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--out {args.out}: is no folder, expected one for tables and pictures")
     network, baseline = _open(args)
-    groups = load_groups(network.config, args.data, args.part, split=_split(args), store=store_of(args, args.out))
-    conditions = _conditions(network.config, args)
+    config = replace(network.config, size=None) if args.window else network.config
+    collections = read_data(config, args.data)
+    groups = groups_of(config, collections, args.part, split=_split(args), store=store_of(args, args.out))
+    conditions = _conditions(config, args)
+    conditions["stored"] = StoredTruth(config, collections, args.tolerance) if args.native else None
     scores = evaluate(network, groups, **conditions)
     baseline_scores = None if baseline is None else evaluate(baseline, groups, **conditions)
     if all(math.isnan(score.mean) for score in scores):
@@ -119,11 +144,9 @@ def _open(args: argparse.Namespace) -> tuple[Ensemble, Ensemble | None]:
     device = device_of(args)
     runs, baseline_runs = ([Run.open(folder, device) for folder in part] for part in (args.runs, args.baseline or []))
     common_config([*runs, *baseline_runs])
-    configs = [run.config for run in [*runs, *baseline_runs]]
-    trained_on = {path for config in configs for path in (*config.data, *config.validation_data)}
-    if args.part != "test" and not trained_on.isdisjoint(str(Path(path).resolve()) for path in args.data):
-        print("interconv: these data were trained on; use --part test for the held-out subjects", file=sys.stderr)
-    return Ensemble(runs, device), Ensemble(baseline_runs, device) if baseline_runs else None
+    warn_if_trained_on([run.config for run in [*runs, *baseline_runs]], args)
+    options = (device, args.window, args.tta)
+    return Ensemble(runs, *options), Ensemble(baseline_runs, *options) if baseline_runs else None
 
 
 def _conditions(config: Config, args: argparse.Namespace) -> dict[str, Any]:
@@ -153,6 +176,10 @@ def _write_summary(
     table = reports.summary_markdown(summaries, structures)
     write_text(args.out / "summary.csv", reports.summary_csv(summaries, structures))
     write_text(args.out / "summary.md", table + "\n")
+    if len({score.task for score in scores}) > 1:
+        by_task = reports.summarize(scores, baseline, args.unit, by_task=True)
+        write_text(args.out / "by_task.csv", reports.summary_csv(by_task, structures))
+        write_text(args.out / "by_task.md", reports.summary_markdown(by_task, structures) + "\n")
     numbered = [summary for summary in summaries if summary.set_size is not None]
     if baseline is not None and numbered:
         plots.improvement_by_set_size(args.out / "improvement_by_set_size.png", numbered)
@@ -181,7 +208,6 @@ def _write_by_scans(
 
 def _draw(args: argparse.Namespace, groups: Sequence[Group], ensembles: Mapping[str, Ensemble]) -> None:
     """Draws the first images of the largest group, segmented as one set, with the fewest prompts."""
-    from dataclasses import replace
     from functools import partial
 
     from .. import plots

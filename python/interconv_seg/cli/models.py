@@ -23,13 +23,9 @@ def run(args: argparse.Namespace) -> int:
     print("| name | features of the baseline | with InterConv (replace) |")
     print("|---|---|---|")
     for name, (_, baseline, replaced) in SIZES.items():
-        print(f"| {name} | {_text(baseline)} | {_text(replaced)} |")
+        print(f"| {name} | {tables.features_text(baseline)} | {tables.features_text(replaced)} |")
     for name, family in FAMILIES.items():
-        print(f"| {name} | --features (default: {_text(family.features)}) | the same |")
+        print(f"| {name} | --features (default: {tables.features_text(family.features)}) | the same |")
     print("\nThe paper's tables, counted with 1 input channel and 21 classes (ScribblePrompt: 1):\n")
     tables.main()
     return 0
-
-
-def _text(features: Any) -> str:
-    return str(features) if isinstance(features, int) else ", ".join(map(str, features))

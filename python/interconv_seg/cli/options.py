@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..data import TensorStore
 
 MAX_WORKERS = 1024
@@ -171,6 +173,25 @@ def add_runs(parser: Any) -> None:
     )
 
 
+def add_inference(parser: Any) -> None:
+    """Adds --window and --tta.
+
+    Args:
+        parser: of a command.
+    """
+    parser.add_argument(
+        "--window",
+        metavar="HxW",
+        type=_height_and_width,
+        help="do not resize images: segment them window by window, the same windows of all images of a set",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: average over flips of the whole set (4 times the work)",
+    )
+
+
 def add_device(parser: Any) -> None:
     """Adds --device."""
     parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if there is one)")
@@ -196,9 +217,34 @@ def device_of(args: argparse.Namespace) -> str:
     return str(args.device)
 
 
+def warn_if_trained_on(configs: Sequence[Config], args: argparse.Namespace) -> None:
+    """Warns if --data are those of the training, unless --part is test.
+
+    Args:
+        configs: of the runs.
+        args: of the command.
+    """
+    trained_on = {path for config in configs for path in (*config.data, *config.validation_data)}
+    if args.part != "test" and not trained_on.isdisjoint(str(Path(path).resolve()) for path in args.data):
+        print("interconv: these data were trained on; use --part test for the held-out subjects", file=sys.stderr)
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return positive_int(height), positive_int(width)
+
+
 def positive_int(text: str) -> int:
     """An int of at least 1, for `type=` of an option."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, for `type=` of an option."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
     return number

@@ -3,7 +3,7 @@
 from .augmentation import AUGMENTATIONS, Augmentation
 from .errors import DataError
 from .memory import TensorStore
-from .outputs import check_outputs, write_masks
+from .outputs import check_outputs, write_masks, write_segmentations
 from .prompt_files import prompt_files, read_prompts
 from .readers import read, read_folder, read_nnunet, read_npz
 from .scans import Collection, Sample, Scan, unit_range
@@ -37,4 +37,5 @@ __all__ = [
     "select_slices",
     "unit_range",
     "write_masks",
+    "write_segmentations",
 ]

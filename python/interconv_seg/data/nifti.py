@@ -133,13 +133,14 @@ def read(path: Path, index: int | None, axis: Axis, like: Path | None = None) ->
     return volume.take(index, along)
 
 
-def write(path: Path, values: np.ndarray, like: Path) -> None:
+def write(path: Path, values: np.ndarray, like: Path, scale: float = 1.0) -> None:
     """Writes an image on the grid of another, in that file's orientation and with its affine and header.
 
     Args:
         path: the file, written completely or not at all.
-        values: [H,W] for a 2-D image, else [X,Y,Z], in canonical orientation.
+        values: [H,W] for a 2-D image, else [X,Y,Z], in canonical orientation; a further axis may follow.
         like: the other file.
+        scale: the factor that readers multiply the values by.
 
     Raises:
         DataError: `like` cannot be read.
@@ -150,10 +151,13 @@ def write(path: Path, values: np.ndarray, like: Path) -> None:
     back = ornt_transform(axcodes2ornt("RAS"), _orientation(like, source))
     header = source.header.copy()
     header.set_data_dtype(values.dtype)
-    header.set_slope_inter(1, 0)
-    stored = apply_orientation(values, back).reshape(header.get_data_shape())
+    stored = apply_orientation(values, back)
+    if values.ndim == 3:
+        stored = stored.reshape(header.get_data_shape())
+    image = type(source)(stored, source.affine, header)
+    image.header.set_slope_inter(scale, 0)  # nibabel resets it in new images
     with replacing(path) as partial:
-        nib.save(type(source)(stored, source.affine, header), partial)
+        nib.save(image, partial)
 
 
 def _load(path: Path) -> Any:
