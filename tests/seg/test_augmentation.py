@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interconv_seg.data import AUGMENTATIONS, Augmentation
-from interconv_seg.data.augmentation import _blurred, _splines
+from interconv_seg.data.augmentation import blurred, _splines
 from interconv_seg.data.files import IGNORED
 from scipy.ndimage import gaussian_filter
 
@@ -119,7 +119,7 @@ def test_scale_is_magnification():
 def test_blur_is_gaussian():
     images, _ = pattern(3)
     sigma = torch.tensor([[0.4], [1.0], [1.2]])
-    found = _blurred(images.contiguous(), sigma)
+    found = blurred(images.contiguous(), sigma)
     for i, s in enumerate(sigma.flatten().tolist()):
         for channel in range(2):
             expected = gaussian_filter(images[i, channel].double().numpy(), s, mode="nearest", radius=4)

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from interconv_seg import prompts
-from interconv_seg.prompts import draw_prompts
+from interconv_seg import scribbles
+from interconv_seg.prompts import EVALUATED_COUNTS, draw_prompts
 from scipy import ndimage
 
 KINDS = ("scribble", "click", "mixed", "both")
@@ -74,9 +74,9 @@ def test_scribbles_have_no_gaps():
     """For the strongest bends, corner to corner, the next point is at most one pixel away."""
     size = 100
     ends = torch.tensor([[0, 0], [size - 1, size - 1], [0, size - 1], [size - 1, 0]])
-    extremes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2 * prompts.WAVES)))
-    uniform = extremes.view(-1, 1, prompts.WAVES, 2)
-    paths = prompts._warped_lines(ends[[0, 2]], ends[[1, 3]], uniform, 4 * size)
+    extremes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2 * scribbles.WAVES)))
+    uniform = extremes.view(-1, 1, scribbles.WAVES, 2)
+    paths = scribbles._warped_lines(ends[[0, 2]], ends[[1, 3]], uniform, 4 * size)
     assert paths.shape == (64, 2, 400, 2)
     assert 0.8 < paths.diff(dim=2).abs().max() <= 1
 
@@ -84,10 +84,10 @@ def test_scribbles_have_no_gaps():
 def test_scribbles_are_curved_lines_between_their_ends():
     """The ends are those of the line; in between, the path is smooth and not straight."""
     a, b = torch.tensor([[3, 5]]), torch.tensor([[3, 45]])
-    straight = prompts._warped_lines(a, b, torch.full((1, prompts.WAVES, 2), 0.5), 200)
+    straight = scribbles._warped_lines(a, b, torch.full((1, scribbles.WAVES, 2), 0.5), 200)
     assert (straight[..., 0] == 3).all()
     torch.testing.assert_close(straight[0, :, 1], torch.linspace(5, 45, 200))
-    bent = prompts._warped_lines(a, b, torch.full((1, prompts.WAVES, 2), 0.9), 200)
+    bent = scribbles._warped_lines(a, b, torch.full((1, scribbles.WAVES, 2), 0.9), 200)
     torch.testing.assert_close(bent[:, [0, -1]], straight[:, [0, -1]], atol=1e-4, rtol=0)
     assert (bent - straight).norm(dim=-1).max() > 5
     assert (bent - straight).diff(n=2, dim=1).abs().max() < 0.05  # smooth
@@ -95,7 +95,7 @@ def test_scribbles_are_curved_lines_between_their_ends():
 
 def test_the_longest_run():
     for row, kept in (("1101110", "0001110"), ("1100110", "1100000"), ("0000", "0000"), ("111", "111"), ("01", "01")):
-        got = prompts._longest_run(torch.tensor([[bit == "1" for bit in row]]))
+        got = scribbles._longest_run(torch.tensor([[bit == "1" for bit in row]]))
         assert "".join("01"[bit] for bit in got[0].tolist()) == kept
 
 
@@ -136,7 +136,7 @@ def test_both_kinds_in_one_image():
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_prompts_keep_the_first(kind):
     masks = shapes(10)
-    drawn = [draw_prompts(masks, range(10), number, number, kind) for number in prompts.EVALUATED_COUNTS]
+    drawn = [draw_prompts(masks, range(10), number, number, kind) for number in EVALUATED_COUNTS]
     for fewer, more in itertools.pairwise(drawn):
         assert (fewer <= more).all()
         assert (fewer < more).any()

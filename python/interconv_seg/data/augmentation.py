@@ -136,7 +136,7 @@ class Augmentation:
             cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
             y, x = cosine * y + sine * x + down * height, cosine * x - sine * y + right * width
         if is_elastic:
-            smooth = _smooth_noise(random, 2, size, self.elastic_spacing) * random.uniform(*self.elastic_pixels)
+            smooth = smooth_noise(random, 2, size, self.elastic_spacing) * random.uniform(*self.elastic_pixels)
             y, x = y + smooth[0], x + smooth[1]
         return torch.stack([x * (flips[1] * 2 / width), y * (flips[0] * 2 / height)], dim=-1).float()
 
@@ -158,11 +158,11 @@ class Augmentation:
         rows, (deviation,) = chosen("bias", self.bias_range)
         if rows:
             size = (x.shape[2], x.shape[3])
-            smooth = torch.stack([_smooth_noise(random[i], 1, size, max(size) / 2) for i in rows])
+            smooth = torch.stack([smooth_noise(random[i], 1, size, max(size) / 2) for i in rows])
             x[rows] = x[rows] * (deviation * smooth).exp()
         rows, (sigma,) = chosen("blur", self.blur_sigma)
         if rows:
-            x[rows] = _blurred(x[rows], sigma[:, 0, 0])
+            x[rows] = blurred(x[rows], sigma[:, 0, 0])
         rows, (factor,) = chosen("sharpen", (0.0, self.sharpness))
         if rows:
             smooth = F.avg_pool2d(F.pad(x[rows], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
@@ -182,8 +182,15 @@ def _centred(count: int) -> Tensor:
     return torch.arange(count) - (count - 1) / 2
 
 
-def _smooth_noise(random: np.random.Generator, channels: int, size: tuple[int, int], spacing: float) -> Tensor:
-    """Cubic B-splines through random nodes `spacing` pixels apart: [channels,H,W] of mean 0 and variance 1."""
+def smooth_noise(random: np.random.Generator, channels: int, size: tuple[int, int], spacing: float) -> Tensor:
+    """Cubic B-splines through random nodes: [channels,H,W] of mean 0 and variance 1.
+
+    Args:
+        random: draws the nodes.
+        channels: the number of independent fields.
+        size: (H, W).
+        spacing: the distance of the nodes in pixels.
+    """
     rows, columns = (_splines(side, spacing) for side in size)
     nodes = random.standard_normal((channels, rows.shape[1], columns.shape[1]), dtype=np.float32)
     return torch.from_numpy(rows @ nodes @ columns.T)
@@ -199,9 +206,15 @@ def _splines(count: int, spacing: float) -> np.ndarray:
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
-def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of [n,C,H,W], sigma [n,1], with the border repeated."""
-    radius = max(1, math.ceil(3 * float(sigma.max())))
+def blurred(x: Tensor, sigma: Tensor, radius: int | None = None) -> Tensor:
+    """Gaussian blur with the border repeated.
+
+    Args:
+        x: [n,C,H,W].
+        sigma: the standard deviations, [n,1].
+        radius: of the kernel; None: three times the largest sigma.
+    """
+    radius = radius or max(1, math.ceil(3 * float(sigma.max())))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(x.shape[1], dim=0)[:, None]  # [n C, 1, taps]
     planes = F.pad(x, (radius,) * 4, mode="replicate").flatten(0, 1)[None]
