@@ -29,8 +29,10 @@ from .data import (
     read,
     select_slices,
 )
+from .data.augmentation import in_turn
 from .data.files import IGNORED
 from .data.nifti import Axis
+from .data.sets import PromptMaker
 from .prompts import draw_prompts
 from .seeding import seed_of
 
@@ -225,6 +227,17 @@ def _is_labelled(group: Group) -> bool:
     return masks is not None and bool((masks != IGNORED).any())
 
 
+def prompts_of(config: Config) -> PromptMaker | None:
+    """Makes the prompts of a training; None in automatic mode.
+
+    Args:
+        config: of the run.
+    """
+    if config.mode == "automatic":
+        return None
+    return partial(draw_prompts, kind=config.kind, scribbles=config.scribbles, boxes=config.boxes or None)
+
+
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
     """The batches of a training: `training_batches(config, groups)[step]`.
 
@@ -235,13 +248,20 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         config: of the run.
         groups: to sample sets from.
     """
-    transform = None
-    if config.augmentation != "none":
-        transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
-    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
-    seed = seed_of(config.seed, "training")
-    some = config.prompted == "some"
-    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
+    of_sample = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
+    of_set = replace(AUGMENTATIONS[config.set_augmentation], shared_geometry=True, shared_intensities=True)
+    transforms = [part for part in (of_set, of_sample) if part.changes_anything]
+    return SetBatches(
+        groups,
+        config.sets_per_batch,
+        config.set_sizes,
+        partial(in_turn, transforms) if transforms else None,
+        prompts_of(config),
+        seed_of(config.seed, "training"),
+        config.prompted == "some",
+        config.sampling,
+        config.weights,
+    )
 
 
 def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
@@ -253,11 +273,9 @@ def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:
         config: of the run.
         groups: of the validation data.
     """
-    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
-    some = config.prompted == "some"
     sets = list(groups)
     if config.set_sizes is not None:
         sets = [part for group in groups for part in group.parts(config.set_sizes[1])]
     batches = range(0, len(sets), config.sets_per_batch)
     parts = [sets[first : first + config.sets_per_batch] for first in batches]
-    return [collate(part, prompts=prompts, prompt_some=some) for part in parts]
+    return [collate(part, prompts=prompts_of(config), prompt_some=config.prompted == "some") for part in parts]

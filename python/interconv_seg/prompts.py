@@ -24,6 +24,8 @@ def draw_prompts(
     negative: int | tuple[int, int] = (0, 6),
     kind: PromptKind = "mixed",
     scribbles: ScribbleKind = "stroke",
+    boxes: float | None = None,
+    jitter: int = BOX_JITTER,
 ) -> Tensor:
     """Samples random prompts for binary masks.
 
@@ -42,11 +44,13 @@ def draw_prompts(
             scribbles or clicks for each prompt; or "any", scribbles, clicks, or scribbles and clicks for each image,
             with probability 1/3, each in a number of their own (ScribblePrompt's training).
         scribbles: "stroke"; "line", "centerline", "contour"; or "mixed", one of the last three for each image and sign.
+        boxes: the probability that an image has a box (`draw_boxes`); None: no channel for boxes.
+        jitter: of the boxes.
 
     Returns:
         float32 [N,2,H,W] on the device of `masks`: 1 at positive (channel 0) and negative (channel 1) prompts, else 0;
-        between 0 and 1 at the soft edges of ScribblePrompt's scribbles. A region without pixels (an empty mask) has no
-        prompts.
+        between 0 and 1 at the soft edges of ScribblePrompt's scribbles. With boxes [N,3,H,W], 1 inside the box
+        (channel 2). A region without pixels (an empty mask) has no prompts.
 
     Raises:
         TypeError: masks are not bool [N,H,W].
@@ -55,7 +59,8 @@ def draw_prompts(
     _check(masks, seeds)
     ranges = np.array([_min_and_max(positive, "positive"), _min_and_max(negative, "negative")])
     regions = torch.stack([masks, ~masks], dim=1)
-    return draw_in_regions(regions, seeds, np.broadcast_to(ranges, (len(masks), 2, 2)), kind, scribbles)
+    drawn = draw_in_regions(regions, seeds, np.broadcast_to(ranges, (len(masks), 2, 2)), kind, scribbles)
+    return drawn if boxes is None else torch.cat([drawn, draw_boxes(masks, seeds, boxes, jitter)], dim=1)
 
 
 def draw_boxes(masks: Tensor, seeds: Sequence[int], probability: float = 1.0, jitter: int = BOX_JITTER) -> Tensor:
@@ -142,8 +147,8 @@ def draw_in_regions(
             found = draw_strokes(flat[rows], a, b, lines[rows], bends)
         else:
             of_row = [seed_of(seeds[row // 2], row % 2) for row in rows.tolist()]
-            on_cpu = (tensor.cpu() for tensor in (flat[rows], a, b, lines[rows]))
-            found = draw_scribbles(*on_cpu, of_row, scribbles).to(regions.device)
+            region, a, b, asked = (tensor.cpu() for tensor in (flat[rows], a, b, lines[rows]))
+            found = draw_scribbles(region, a, b, asked, of_row, scribbles).to(regions.device)
         drawn[rows] = drawn[rows].maximum(found)
     return drawn.unflatten(0, (n, 2))
 

@@ -1,9 +1,9 @@
 """How a scribble is drawn: as one stroke, or as ScribblePrompt draws its line, centerline and contour scribbles.
 
 A stroke is a warped line of which the longest part inside the region is kept. ScribblePrompt's scribbles are images: a
-line, the centerline or the contour of the region is drawn, the latter two are broken by a random mask, the image is warped
-by a random field, and all that is inside the region is kept, in as many pieces as there are, with the soft edges of the
-interpolation. The numbers are those of its code (scribbleprompt/interactions/scribbles.py of
+line, the centerline or the contour of the region is drawn, the latter two are broken by a random mask, the image is
+warped by a random field, and all that is inside the region is kept, in as many pieces as there are, with the soft edges
+of the interpolation. The numbers are those of its code (scribbleprompt/interactions/scribbles.py of
 github.com/halleewong/ScribblePrompt, and voxynth, which makes its random fields).
 """
 
@@ -68,8 +68,8 @@ def draw_scribbles(
     A *line* image holds straight lines from a to b. A *centerline* is the thinned region (`thin`). A *contour* is the
     boundary of a smaller region: of the pixels where the blurred background is at most a random threshold. The last two
     are multiplied by a random mask, the sign of smooth noise; if that removes all, it is left out. Then the image is
-    warped (`_warped`) and cut to the region; if nothing is left, it is not warped, and if that leaves nothing either, the
-    pixel a is drawn.
+    warped (`_warped`) and cut to the region; if nothing is left, it is not warped, and if that leaves nothing either,
+    the pixel a is drawn.
 
     Args:
         regions: bool [M,H,W], on the CPU.

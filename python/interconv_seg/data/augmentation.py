@@ -31,6 +31,8 @@ class Augmentation:
     Attributes:
         shared_geometry: the geometry is the same for all samples of a set, which fits scans that are aligned with each
             other. False: each sample has its own.
+        shared_intensities: the other changes are the same for all samples of a set, too, apart from noise, which is of
+            the same strength.
         flip: the probability of a flip along each axis.
         affine: the probability of rotation, scaling and shift together.
         rotation: the maximum angle in degrees, in both directions.
@@ -57,6 +59,7 @@ class Augmentation:
     """
 
     shared_geometry: bool = False
+    shared_intensities: bool = False
     flip: float = 0.0
     affine: float = 0.0
     rotation: float = 15.0
@@ -99,8 +102,14 @@ class Augmentation:
         shared = [(seed, 0) for seed, _ in places]
         changed, changed_masks = self._move(images, masks, shared if self.shared_geometry else places)
         noise = torch.Generator().manual_seed(seed_of("noise", *seeds))
-        changed = self._change_intensities(changed, [random_of("intensity", *place) for place in places], noise)
+        of_sample = shared if self.shared_intensities else places
+        changed = self._change_intensities(changed, [random_of("intensity", *place) for place in of_sample], noise)
         return changed.clamp(0, 1), changed_masks
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether any probability is above 0."""
+        return any(getattr(self, name) > 0 for name in ("flip", "affine", "elastic", *INTENSITIES))
 
     def _move(
         self, images: Tensor, masks: Tensor | None, places: Sequence[tuple[int, int]]
@@ -175,6 +184,27 @@ class Augmentation:
         if rows:
             x[rows] = x[rows] + deviation * torch.randn(len(rows), *x.shape[1:], generator=noise)
         return x
+
+
+def in_turn(
+    augmentations: Sequence[Augmentation],
+    images: Tensor,
+    masks: Tensor | None,
+    lengths: Sequence[int],
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor | None]:
+    """Several augmentations, one after the other.
+
+    Args:
+        augmentations: in their order.
+        images: as in `Augmentation.__call__`, and so on.
+        masks: likewise.
+        lengths: likewise.
+        seeds: likewise; each augmentation gets others made of them.
+    """
+    for number, augmentation in enumerate(augmentations):
+        images, masks = augmentation(images, masks, lengths, [seed_of(seed, number) for seed in seeds])
+    return images, masks
 
 
 def _centred(count: int) -> Tensor:
