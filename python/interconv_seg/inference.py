@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .config import Config
 from .data import Batch, DataError, Group, Sample, Scan, collate
+from .data.prompt_files import resize_prompts
 from .runs import Run, common_config
 
 
@@ -113,7 +114,8 @@ def segment(
         ensemble: the networks.
         scans: the set, such as one of `data.read(path).sets()`. Their masks are not read.
         prompts: in interactive mode, for each scan float32 [2,H,W] of its size in the file, 1 at positive (channel 0)
-            and negative (channel 1) prompts, or None if it has no prompts (as from `data.read_prompts`).
+            and negative (channel 1) prompts, or None if it has no prompts (as from `data.read_prompts`). If the network
+            takes boxes, [3,H,W].
         max_set_size: larger sets are divided into sets of at most this many consecutive scans, which saves memory.
             None: no limit.
 
@@ -140,7 +142,7 @@ def segment(
         if prompts is not None:
             size = (batch.images.shape[2], batch.images.shape[3])
             resized = [
-                _resized_prompts(drawn, sample, size)
+                _resized_prompts(drawn, sample, config.prompt_channels, size)
                 for drawn, sample in zip(prompts[first : first + step], samples, strict=True)
             ]
             batch = replace(batch, prompts=torch.stack(resized))
@@ -164,13 +166,13 @@ def check_mode(config: Config, prompts: bool) -> None:
         raise ValueError(f"the network was trained in {config.mode} mode: {expected}")
 
 
-def _resized_prompts(prompts: Tensor | None, sample: Sample, size: tuple[int, int]) -> Tensor:
-    """The prompts of a sample at the size of the network's input. Every prompt keeps at least one pixel."""
+def _resized_prompts(prompts: Tensor | None, sample: Sample, channels: int, size: tuple[int, int]) -> Tensor:
+    """The prompts of a sample at the size of the network's input."""
     if prompts is None:
-        return torch.zeros(2, *size)
-    if prompts.shape != (2, *sample.stored_size):
+        return torch.zeros(channels, *size)
+    if prompts.shape != (channels, *sample.stored_size):
         raise DataError(
-            f"{sample.name}: prompts of shape {tuple(prompts.shape)}, expected {(2, *sample.stored_size)} as the image"
-            f" has {sample.stored_size} pixels"
+            f"{sample.name}: prompts of shape {tuple(prompts.shape)}, expected {(channels, *sample.stored_size)} as the"
+            f" image has {sample.stored_size} pixels"
         )
-    return F.adaptive_max_pool2d(prompts.float(), size)
+    return resize_prompts(prompts, size)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from interconv_kernels._files import write_text
 
@@ -26,12 +27,15 @@ from .data import (
     Split,
     collate,
     group_samples,
+    prompt_files,
     read,
+    read_prompts,
     select_slices,
 )
 from .data.augmentation import in_turn
 from .data.files import IGNORED
 from .data.nifti import Axis
+from .data.prompt_files import resize_prompts
 from .data.sets import PromptMaker
 from .prompts import draw_prompts
 from .seeding import seed_of
@@ -157,6 +161,50 @@ def groups_of(
     if not groups:
         raise ValueError(f"{names}: no task has {min_images} images with its label, expected at least one")
     return groups
+
+
+def recorded_prompts(
+    config: Config, collections: Sequence[Collection], groups: Sequence[Group], folder: Path
+) -> tuple[list[Group], dict[str, dict[str, Tensor]]]:
+    """Reads the prompts that users drew for labelled images, to evaluate on them.
+
+    Args:
+        config: of a run in interactive mode.
+        collections: the data sets.
+        groups: of them, of one label each.
+        folder: as in `read_prompts`. If a data set has several labels, it holds a folder for each, named as the label.
+
+    Returns:
+        The groups with prompts; and for each, by name, the prompts of its samples, by name, at the size of the images
+        of the run.
+
+    Raises:
+        DataError: as in `read_prompts`, two images have one file, or no group has prompts.
+    """
+    recorded: dict[str, dict[str, Tensor]] = {}
+    cases = [scan.name for collection in collections for scan in collection.scans]
+    if repeated := sorted({case for case in cases if cases.count(case) > 1}):
+        raise DataError(f"{folder}: the prompts of {repeated[0]} may be of two data sets, expected one at a time")
+    for collection in collections:
+        for value, label in collection.labels.items():
+            place = folder / label if len(collection.labels) > 1 else folder
+            if not place.is_dir():
+                continue
+            prompt_files(place, collection.scans)  # refuses files that are named otherwise
+            found = {scan.name: read_prompts(place, scan, config.boxes > 0) for scan in collection.scans}
+            for group in groups:
+                sizes = {sample.name: (sample.image.shape[1], sample.image.shape[2]) for sample in group.samples}
+                if group.label == value and sizes.keys() & found.keys():
+                    recorded[group.name] = {
+                        name: resize_prompts(drawn, sizes[name])
+                        for name, drawn in found.items()
+                        if drawn is not None and name in sizes
+                    }
+    recorded = {name: drawn for name, drawn in recorded.items() if drawn}
+    if not recorded:
+        expected = ", ".join(sorted({label for c in collections for label in c.labels.values()}))
+        raise DataError(f"{folder}: no prompts for these images, expected files, or folders of them named {expected}")
+    return [group for group in groups if group.name in recorded], recorded
 
 
 def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:

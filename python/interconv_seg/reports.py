@@ -14,7 +14,7 @@ import numpy as np
 from .estimates import Estimate, estimate, improvement
 from .evaluation import Score, Unit, mean_dice
 
-Condition: TypeAlias = tuple[int, int | None, int | None]  # (prompts, set_size, scans)
+Condition: TypeAlias = tuple[int, int | None, int | None, int]  # (prompts, set_size, scans, round)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ConditionSummary:
         baseline: mean Dice of the baseline, or None.
         gain: the paired improvement over the baseline, or None.
         structures: mean Dice of each structure over the samples that have it.
+        round: of `Score`.
     """
 
     set_size: int | None
@@ -38,6 +39,7 @@ class ConditionSummary:
     baseline: Estimate | None
     gain: Estimate | None
     structures: tuple[float, ...]
+    round: int = 1
 
 
 def summarize(
@@ -56,8 +58,8 @@ def summarize(
         by_scans: also separate the groups by their number of images.
 
     Returns:
-        A summary for each condition, ordered by prompts, set size ("all" last) and number of scans. Conditions under
-        which no sample has a structure are left out.
+        A summary for each condition, ordered by prompts, set size ("all" last), number of scans and round. Conditions
+        under which no sample has a structure are left out.
     """
     baselines = None if baseline is None else _by_condition(baseline, by_scans)
     summaries = []
@@ -66,7 +68,7 @@ def summarize(
         if not means:
             continue
         others = None if baselines is None else mean_dice(baselines[condition], unit)
-        prompts, set_size, scans = condition
+        prompts, set_size, scans, number = condition
         summaries.append(
             ConditionSummary(
                 set_size,
@@ -76,6 +78,7 @@ def summarize(
                 None if others is None else estimate(list(others.values())),
                 None if others is None else improvement(means, others),
                 _structure_means(found),
+                number,
             )
         )
     return summaries
@@ -90,7 +93,8 @@ def summary_markdown(summaries: Sequence[ConditionSummary], structures: Sequence
     """
     with_prompts = any(summary.prompts for summary in summaries)
     with_scans = any(summary.scans is not None for summary in summaries)
-    rows = [_markdown_row(summary, structures, with_prompts, with_scans) for summary in summaries]
+    with_rounds = any(summary.round > 1 for summary in summaries)
+    rows = [_markdown_row(summary, structures, with_prompts, with_scans, with_rounds) for summary in summaries]
     headings = [heading for heading, _ in rows[0]]
     lines = [headings, ["---:"] * len(headings), *([cell for _, cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -109,6 +113,7 @@ def summary_csv(summaries: Sequence[ConditionSummary], structures: Sequence[str]
             "set_size": _number_or_all(summary.set_size),
             "prompts": summary.prompts,
             "scans": _number_or_all(summary.scans),
+            "round": summary.round,
         }
         for name, found in (("dice", summary.dice), ("baseline", summary.baseline), ("gain", summary.gain)):
             if found is not None:
@@ -135,6 +140,7 @@ def scores_csv(scores: Sequence[Score], structures: Sequence[str]) -> str:
                 "set_size": _number_or_all(score.set_size),
                 "prompts": score.prompts,
                 "seed": score.seed,
+                "round": score.round,
                 "dice": score.mean,
                 **dict(zip((f"dice {name}" for name in structures), score.dice, strict=True)),
             }
@@ -157,18 +163,19 @@ def _by_condition(scores: Sequence[Score], by_scans: bool) -> dict[Condition, li
     """The scores of each condition, in the order of the conditions, None last."""
     grouped: dict[Condition, list[Score]] = {}
     for score in scores:
-        condition = (score.prompts, score.set_size, score.scans if by_scans else None)
+        condition = (score.prompts, score.set_size, score.scans if by_scans else None, score.round)
         grouped.setdefault(condition, []).append(score)
     return dict(sorted(grouped.items(), key=lambda entry: [math.inf if x is None else x for x in entry[0]]))
 
 
 def _markdown_row(
-    summary: ConditionSummary, structures: Sequence[str], with_prompts: bool, with_scans: bool
+    summary: ConditionSummary, structures: Sequence[str], with_prompts: bool, with_scans: bool, with_rounds: bool
 ) -> list[tuple[str, str]]:
     """(heading, cell) of each column."""
     row = [("K", _number_or_all(summary.set_size))]
     row += [("prompts", str(summary.prompts))] if with_prompts else []
     row += [("scans", _number_or_all(summary.scans))] if with_scans else []
+    row += [("round", str(summary.round))] if with_rounds else []
     row += [("n", str(summary.dice.count)), ("Dice [95 % CI]", interval_text(summary.dice))]
     if summary.baseline is not None and summary.gain is not None:
         row += [("baseline", interval_text(summary.baseline)), ("gain", interval_text(summary.gain, "+"))]

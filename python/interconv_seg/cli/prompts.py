@@ -15,7 +15,14 @@ EXAMPLE = """\
   interconv prompts --out prompts.png
   interconv prompts --data scans/ --label 2 --numbers 1 4 --out prompts.png"""
 SHOWN_IMAGES = 4
-MARKER_SIZES = {"scribble": 1.6, "click": 4.0}  # in points
+# title, kind and scribbles of `draw_prompts`, size of the markers in points
+KINDS = (
+    ("strokes", "scribble", "stroke", 1.6),
+    ("lines", "scribble", "line", 1.6),
+    ("centerlines", "scribble", "centerline", 1.6),
+    ("contours", "scribble", "contour", 1.6),
+    ("clicks", "click", "stroke", 4.0),
+)
 
 
 def add(subparsers: Any) -> None:
@@ -51,11 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
     images, masks = _simulate(args.seed) if args.data is None else _read(args)
     rows = []
-    for kind, marker_size in MARKER_SIZES.items():
-        for number in args.numbers:
+    for name, kind, scribbles, marker_size in KINDS:
+        for number in args.numbers if scribbles in ("stroke", "line") else args.numbers[:1]:  # no matter to the others
             seeds = [seed_of(args.seed, i) for i in range(len(masks))]
-            drawn = draw_prompts(masks, seeds, number, number, kind)  # type: ignore[arg-type]
-            rows.append((f"{number} + {number} {kind}s", drawn, marker_size))
+            drawn = draw_prompts(masks, seeds, number, number, kind, scribbles)  # type: ignore[arg-type]
+            title = f"{number} + {number} {name}" if scribbles in ("stroke", "line") else name
+            rows.append((title, drawn, marker_size))
     plots.prompts(args.out, images, masks, rows)
     print(f"Wrote {args.out}")
     return 0

@@ -40,7 +40,8 @@ def add(subparsers: Any) -> None:
         metavar="FOLDER",
         type=Path,
         help="for runs in interactive mode: folder of files named as the images and of their size, 1 at positive"
-        " prompts and 2 at negative ones; an image without a file has no prompts",
+        " prompts, 2 at negative ones and, if the network takes boxes, 3 at pixels of a box; an image without a file"
+        " has no prompts",
     )
     add_grouping(parser)
     add_device(parser)
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(args.out, collection.scans, args.overwrite, drawn)
     files = []
     for scans in tqdm(sets, desc="segmenting", unit="set", disable=None, leave=False):
-        prompts = None if args.prompts is None else [read_prompts(args.prompts, scan) for scan in scans]
+        prompts = (
+            None if args.prompts is None else [read_prompts(args.prompts, scan, config.boxes > 0) for scan in scans]
+        )
         masks = [found.mask for found in segment(ensemble, scans, prompts, max_set_size)]
         files += write_masks(args.out, scans, masks, overwrite=True)  # checked above
     sets_of = f"{len(sets)} set{'s' * (len(sets) != 1)} ({rule})"
