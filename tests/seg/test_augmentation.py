@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interconv_seg.data import AUGMENTATIONS, Augmentation
-from interconv_seg.data.augmentation import blurred, _splines
+from interconv_seg.data.augmentation import _splines, blurred
 from interconv_seg.data.files import IGNORED
 from scipy.ndimage import gaussian_filter
 
