@@ -166,7 +166,7 @@ def _draw_prompts(axes: Axes, drawn: Tensor, size: float) -> None:
     """Positive prompts in green, negative ones in red, as opaque as they are strong; the box in blue."""
     for channel, color in zip(drawn, ("lime", "red"), strict=False):
         row, column = channel.nonzero(as_tuple=True)
-        strength = channel[row, column].numpy()
+        strength = channel[row, column].numpy() if len(row) else None
         axes.scatter(column.numpy(), row.numpy(), s=size**2, c=color, alpha=strength, linewidths=0)
     for box in drawn[2:].numpy():
         axes.contour(box, [0.5] if box.any() else [], colors="deepskyblue", linewidths=1.2)
