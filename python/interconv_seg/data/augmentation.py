@@ -19,7 +19,17 @@ from ..seeding import random_of, seed_of
 from .files import IGNORED
 
 Range = tuple[float, float]
-INTENSITIES = ("gamma", "contrast", "bias", "blur", "sharpen", "low_resolution", "noise")  # in this order
+INTENSITIES = (  # in this order
+    "inverted_gamma",
+    "gamma",
+    "brighten",
+    "contrast",
+    "bias",
+    "blur",
+    "sharpen",
+    "low_resolution",
+    "noise",
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,17 @@ class Augmentation:
         affine: the probability of rotation, scaling and shift together.
         rotation: the maximum angle in degrees, in both directions.
         scale: (min, max) magnification.
+        scaling: the probability of scaling, if that is independent of `affine`; None: they come together.
         shift: the maximum shift, as a part of the size.
         elastic: the probability of a smooth deformation.
         elastic_pixels: (min, max) standard deviation of the displacements in pixels.
         elastic_spacing: the distance in pixels over which displacements vary.
         gamma: the probability of x -> x^g, g in `gamma_range`.
+        inverted_gamma: the probability of x -> 1 - (1 - x)^g.
         gamma_range: (min, max) of g.
+        keep_statistics: after either, the image gets the mean and the standard deviation that it had.
+        brighten: the probability of x -> c x, c in `brighten_range`.
+        brighten_range: (min, max) of c.
         contrast: the probability of x -> c (x - mean) + mean + b.
         contrast_range: (min, max) of c.
         brightness: the maximum of |b|.
@@ -64,12 +79,17 @@ class Augmentation:
     affine: float = 0.0
     rotation: float = 15.0
     scale: Range = (0.9, 1.1)
+    scaling: float | None = None
     shift: float = 0.06
     elastic: float = 0.0
     elastic_pixels: Range = (0.0, 2.0)
     elastic_spacing: float = 24.0
     gamma: float = 0.0
+    inverted_gamma: float = 0.0
     gamma_range: Range = (0.6, 1.7)
+    keep_statistics: bool = False
+    brighten: float = 0.0
+    brighten_range: Range = (0.75, 1.25)
     contrast: float = 0.0
     contrast_range: Range = (0.8, 1.2)
     brightness: float = 0.1
@@ -109,7 +129,7 @@ class Augmentation:
     @property
     def changes_anything(self) -> bool:
         """Whether any probability is above 0."""
-        return any(getattr(self, name) > 0 for name in ("flip", "affine", "elastic", *INTENSITIES))
+        return any((getattr(self, name) or 0) > 0 for name in ("flip", "affine", "scaling", "elastic", *INTENSITIES))
 
     def _move(
         self, images: Tensor, masks: Tensor | None, places: Sequence[tuple[int, int]]
@@ -135,15 +155,19 @@ class Augmentation:
         """Where each pixel is sampled from, [H,W,2] as `F.grid_sample` takes it; None: it stays as it is."""
         flips = np.where(random.random(2) < self.flip, -1.0, 1.0)
         is_affine, is_elastic = random.random() < self.affine, random.random() < self.elastic
-        if flips.min() > 0 and not is_affine and not is_elastic:
+        is_scaled = is_affine if self.scaling is None else random.random() < self.scaling
+        if flips.min() > 0 and not is_affine and not is_elastic and not is_scaled:
             return None
         height, width = size
         y, x = torch.meshgrid(_centred(height), _centred(width), indexing="ij")  # in pixels
         if is_affine:
-            angle = math.radians(random.uniform(-self.rotation, self.rotation))
-            factor, (down, right) = random.uniform(*self.scale), random.uniform(-self.shift, self.shift, 2)
+            angle, factor = math.radians(random.uniform(-self.rotation, self.rotation)), random.uniform(*self.scale)
+            factor, (down, right) = factor if is_scaled else 1.0, random.uniform(-self.shift, self.shift, 2)
             cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
             y, x = cosine * y + sine * x + down * height, cosine * x - sine * y + right * width
+        elif is_scaled:
+            factor = random.uniform(*self.scale)
+            y, x = y / factor, x / factor
         if is_elastic:
             smooth = smooth_noise(random, 2, size, self.elastic_spacing) * random.uniform(*self.elastic_pixels)
             y, x = y + smooth[0], x + smooth[1]
@@ -159,8 +183,17 @@ class Augmentation:
             numbers = [low + (high - low) * drawn[rows, first + 1 + k] for k, (low, high) in enumerate(ranges)]
             return rows, [torch.from_numpy(values).float()[:, None, None, None] for values in numbers]
 
-        rows, (power,) = chosen("gamma", self.gamma_range)
-        x[rows] = x[rows].clamp(0, 1) ** power
+        for name in ("inverted_gamma", "gamma"):
+            rows, (power,) = chosen(name, self.gamma_range)
+            before = x[rows].clamp(0, 1)
+            x[rows] = before**power if name == "gamma" else 1 - (1 - before) ** power
+            if self.keep_statistics and rows:
+                after = x[rows]
+                scale = before.std((2, 3), keepdim=True) / after.std((2, 3), keepdim=True).clamp(min=1e-7)
+                mean = before.mean((2, 3), keepdim=True)
+                x[rows] = (after - after.mean((2, 3), keepdim=True)) * scale + mean
+        rows, (factor,) = chosen("brighten", self.brighten_range)
+        x[rows] = factor * x[rows]
         rows, (factor, offset) = chosen("contrast", self.contrast_range, (-self.brightness, self.brightness))
         mean = x[rows].mean((2, 3), keepdim=True)
         x[rows] = factor * (x[rows] - mean) + mean + offset
@@ -256,7 +289,10 @@ def blurred(x: Tensor, sigma: Tensor, radius: int | None = None) -> Tensor:
 AUGMENTATIONS = {
     "none": Augmentation(),
     "small": Augmentation(affine=0.8, elastic=0.8, gamma=0.5, bias=0.3, blur=0.25, noise=0.4),
-    # configs/train_unet.yaml of github.com/halleewong/ScribblePrompt
+    # configs/train_unet.yaml of github.com/halleewong/ScribblePrompt. Its elastic field, white noise that is blurred by
+    # sigma = 6 to 8 and multiplied by alpha = 1 to 2, has at 128 x 128 a standard deviation of 1.5 alpha pixels, and the
+    # autocorrelation of splines 12 pixels apart (measured with kornia 0.9). Two readings differ: shifts along both axes
+    # (its numbers, as kornia takes them, shift along one), and contrast about the mean (in kornia, about 0).
     "scribbleprompt": Augmentation(
         flip=0.5,
         affine=0.5,
@@ -264,8 +300,8 @@ AUGMENTATIONS = {
         scale=(0.8, 1.1),
         shift=0.2,
         elastic=0.25,
-        elastic_pixels=(1.0, 2.0),
-        elastic_spacing=7,
+        elastic_pixels=(1.5, 3.0),
+        elastic_spacing=12,
         contrast=0.5,
         brightness=0.1,
         blur=0.5,
@@ -273,12 +309,13 @@ AUGMENTATIONS = {
         sharpen=0.5,
         noise=0.5,
     ),
-    # nnUNetTrainer.get_training_transforms of nnU-Net 2, for 2-D
+    # nnUNetTrainer.get_training_transforms of nnU-Net 2, for 2-D. Its images have unit variance, ours are in [0, 1].
     "nnunet": Augmentation(
         flip=0.5,
         affine=0.2,
         rotation=180,
         scale=(0.7, 1.4),
+        scaling=0.2,
         shift=0,
         noise=0.1,
         noise_deviation=(0.0, 0.1),
@@ -288,7 +325,10 @@ AUGMENTATIONS = {
         contrast_range=(0.75, 1.25),
         brightness=0,
         low_resolution=0.25,
+        brighten=0.15,
         gamma=0.3,
+        inverted_gamma=0.1,
         gamma_range=(0.7, 1.5),
+        keep_statistics=True,
     ),
 }
