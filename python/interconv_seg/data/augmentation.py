@@ -290,9 +290,9 @@ AUGMENTATIONS = {
     "none": Augmentation(),
     "small": Augmentation(affine=0.8, elastic=0.8, gamma=0.5, bias=0.3, blur=0.25, noise=0.4),
     # configs/train_unet.yaml of github.com/halleewong/ScribblePrompt. Its elastic field, white noise that is blurred by
-    # sigma = 6 to 8 and multiplied by alpha = 1 to 2, has at 128 x 128 a standard deviation of 1.5 alpha pixels, and the
-    # autocorrelation of splines 12 pixels apart (measured with kornia 0.9). Two readings differ: shifts along both axes
-    # (its numbers, as kornia takes them, shift along one), and contrast about the mean (in kornia, about 0).
+    # sigma = 6 to 8 and multiplied by alpha = 1 to 2, has a standard deviation of 1.5 alpha pixels at 128 x 128, and
+    # the autocorrelation of splines 12 pixels apart (measured with kornia 0.9). Two readings differ: shifts along both
+    # axes (its numbers, as kornia takes them, shift along one), and contrast about the mean (in kornia, about 0).
     "scribbleprompt": Augmentation(
         flip=0.5,
         affine=0.5,
