@@ -16,10 +16,16 @@ from interconv_seg.data import Batch, DataError, collate, read, read_prompts
 from interconv_seg.data.files import IGNORED
 from interconv_seg.evaluation import evaluate
 from interconv_seg.losses import interactive_loss
-from interconv_seg.preparation import load_groups, read_data, recorded_prompts
+from interconv_seg.preparation import (
+    load_groups,
+    read_data,
+    recorded_prompts,
+    training_batches,
+    validation_batches,
+)
 from interconv_seg.prompts import draw_prompts
 from interconv_seg.seeding import seed_of
-from interconv_seg.training import Training
+from interconv_seg.training import Training, train
 from seg_common import BINARY, CLASSES, Spy, group
 
 
@@ -270,3 +276,17 @@ def test_the_commands(labelled, capsys):
     assert Counter((row["group"].rsplit("/", 1)[1], row["round"]) for row in rows) == {("3", "1"): 10, ("3", "2"): 10}
     assert main([*evaluation, "--prompts", "1", str(labelled), "--out", str(labelled / "none")]) == 2
     assert "expected one folder, or numbers" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_with_rounds_resumes_with_the_same_bits(tmp_path):
+    """Corrections are functions of the seed, the step, the round and the predictions alone."""
+    config = replace(BINARY, rounds=3, scribbles="mixed", kind="any", boxes=0.5, steps=4, interval=2, set_sizes=(1, 3))
+    groups = [group(4, "a", 1), group(4, "b", 2, seed=1)]
+    batches, validation = training_batches(config, groups), validation_batches(config, groups)
+    whole = train(tmp_path / "whole", config, batches, validation)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", config, batches, validation, interrupted=lambda: True)
+    resumed = train(tmp_path / "stopped", config, batches, validation)
+    for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert resumed.best_loss == whole.best_loss
