@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from interconv_kernels._backends.cpp import load_error
@@ -103,7 +104,7 @@ def pieces(lengths: Sequence[int], parts: int) -> list[list[Piece]]:
     ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     total = sum(lengths)
     starts = [total // parts * part + min(part, total % parts) for part in range(parts + 1)]
-    bounds = zip(starts[:-1], starts[1:], strict=True)
+    bounds = pairwise(starts)
     found = [
         [Piece(min(end, last) - max(end - length, first), length) for end, length in zip(ends, lengths, strict=True)]
         for first, last in bounds

@@ -17,11 +17,13 @@ from interconv_kernels.errors import unknown_name
 
 from .data.augmentation import AUGMENTATIONS
 from .data.nifti import AXES, Axis
+from .data.sampling import Sampling
 from .data.sets import SetRule
 from .data.slices import check_slices
 from .networks import SetNetwork, build
 from .networks.registry import Features, Placement
 from .prompts import PromptKind
+from .scribbles import ScribbleKind
 from .seeding import seed_of
 
 FILE = "config.yaml"
@@ -30,6 +32,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Schedule: TypeAlias = Literal["constant", "cosine", "poly"]
 Optimizer: TypeAlias = Literal["adam", "sgd"]
 Prompted: TypeAlias = Literal["all", "some"]
+Selection: TypeAlias = Literal["loss", "dice"]
 RECIPES = ("small", "paper-interactive", "paper-automatic", "nnunet")
 CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(Mode),
@@ -39,6 +42,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "kind": get_args(PromptKind),
     "prompted": get_args(Prompted),
+    "scribbles": get_args(ScribbleKind),
+    "sampling": get_args(Sampling),
+    "selection": get_args(Selection),
 }
 # What nobody means is refused before memory or days are spent on it.
 MAXIMUM = {
@@ -51,6 +57,7 @@ MAXIMUM = {
     "interval": 10**9,
     "patience": 10**9,
     "accumulate": 65536,
+    "rounds": 100,
 }
 
 
@@ -64,7 +71,7 @@ class Config:
         network: a name as in `build`.
         interconv: the placement as in `build`; None: the baseline.
         features: as in `build`.
-        channels: of the images. In interactive mode the network has two more input channels, the prompts.
+        channels: of the images. In interactive mode the network has more input channels, for prompts.
         labels: in automatic mode, the name of each value in the masks, without the background (0). Class i of the
             network's output is the i-th value in ascending order.
         data: the paths that were read (`data.read`).
@@ -77,6 +84,11 @@ class Config:
         augmentation: a name in `data.AUGMENTATIONS`. Its geometry is the same for a whole set in automatic mode, where
             scans are aligned.
         kind: of the prompts in training (`draw_prompts`).
+        scribbles: how scribbles are drawn in training (`draw_prompts`).
+        boxes: in interactive mode, the probability of a box around the label in training. Above 0, the network has one
+            more input channel for boxes.
+        rounds: in interactive mode, the passes of a training step. From the second on, prompts are added where the last
+            prediction is wrong (`add_corrections`); the loss is the mean over the rounds.
         prompted: which images of a set have prompts in training: "all"; or "some", n of K, n uniform in 1..K.
         focal_gamma: in interactive mode, the exponent of the focal loss.
         squared_dice: in interactive mode, soft Dice with squared denominators (`interactive_loss`).
@@ -98,6 +110,15 @@ class Config:
             a subject in automatic mode.
         one_per_subject: in interactive mode, of each subject only the image with the largest area of the label.
         slices: which slices of volumes are used (`data.select_slices`).
+        sampling: how groups are sampled in training (`SetBatches`).
+        weights: the weights of data sets, modalities and so on in hierarchical sampling (`SetBatches`).
+        hold_out: with `validation_data`: the subjects of all data sets are split. Training has the training subjects of
+            `data`; validation has the validation subjects of `data` and, separately, of `validation_data`. False:
+            training and validation have all subjects.
+        selection: best.pt has the weights of the lowest validation "loss" or of the highest validation "dice", on
+            `validation_data` if there are any.
+        set_augmentation: a name in `data.AUGMENTATIONS`; the same random changes for all images of a set, before
+            `augmentation`.
 
     Raises:
         ValueError: a number is out of range, or `labels` are empty in automatic mode.
@@ -118,6 +139,9 @@ class Config:
     set_sizes: tuple[int, int] | None = (1, 8)
     augmentation: str = "small"
     kind: PromptKind = "mixed"
+    scribbles: ScribbleKind = "stroke"
+    boxes: float = 0.0
+    rounds: int = 1
     prompted: Prompted = "all"
     focal_gamma: float = 2.0
     squared_dice: bool = False
@@ -136,6 +160,11 @@ class Config:
     sets_of: SetRule | None = None
     one_per_subject: bool = False
     slices: str = "all"
+    sampling: Sampling = "hierarchical"
+    weights: dict[str, float] = field(default_factory=dict)
+    hold_out: bool = False
+    selection: Selection = "loss"
+    set_augmentation: str = "none"
 
     def __post_init__(self) -> None:
         for name, maximum in MAXIMUM.items():
@@ -154,12 +183,17 @@ class Config:
             if value is not None and not minimum < value < math.inf:
                 expected = "above 0" if minimum == 0 else "of at least 0"
                 raise ValueError(f"{name} = {value}: expected a finite number {expected}")
-        if self.augmentation not in AUGMENTATIONS:
-            raise unknown_name("augmentation", self.augmentation, list(AUGMENTATIONS))
+        for name in ("augmentation", "set_augmentation"):
+            if getattr(self, name) not in AUGMENTATIONS:
+                raise unknown_name(name, getattr(self, name), list(AUGMENTATIONS))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), list(allowed))
         check_slices(self.slices)
+        if not 0 <= self.boxes <= 1:
+            raise ValueError(f"boxes = {self.boxes}: expected a probability, from 0 to 1")
+        if self.mode == "automatic" and self.rounds > 1:
+            raise ValueError(f"rounds = {self.rounds}: expected 1 in automatic mode, which has no prompts to correct")
         if self.mode == "automatic" and not self.labels:
             raise ValueError("labels are empty: expected the name of each value in the masks")
 
@@ -173,15 +207,19 @@ class Config:
         """Channels of the network's output: 1 in interactive mode, else the background and each label."""
         return 1 if self.mode == "interactive" else 1 + len(self.labels)
 
+    @property
+    def prompt_channels(self) -> int:
+        """Input channels of the network besides the image: positive and negative prompts, and perhaps boxes."""
+        return 0 if self.mode == "automatic" else 2 + (self.boxes > 0)
+
     def new_network(self) -> SetNetwork:
         """The network with fresh weights, which are a function of the seed."""
-        prompts = 2 if self.mode == "interactive" else 0
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(self.seed, "weights"))
             return build(
                 self.network,
                 self.interconv,
-                in_channels=self.channels + prompts,
+                in_channels=self.channels + self.prompt_channels,
                 classes=self.classes,
                 features=self.features,
             )
@@ -257,4 +295,6 @@ def _values(stored: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     if "labels" in values:
         values["labels"] = {int(value): str(name) for value, name in values["labels"].items()}
+    if "weights" in values:
+        values["weights"] = {str(name): float(weight) for name, weight in values["weights"].items()}
     return values

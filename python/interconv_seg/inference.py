@@ -16,6 +16,7 @@ import interconv_kernels as ik
 
 from .config import Config
 from .data import Batch, DataError, Group, Sample, Scan, collate
+from .data.prompt_files import resize_prompts
 from .networks import SetNetwork
 from .runs import Run, common_config
 
@@ -168,7 +169,8 @@ def segment(
         ensemble: the networks.
         scans: the set, such as one of `data.read(path).sets()`. Their masks are not read.
         prompts: in interactive mode, for each scan float32 [2,H,W] of its size in the file, 1 at positive (channel 0)
-            and negative (channel 1) prompts, or None if it has no prompts (as from `data.read_prompts`).
+            and negative (channel 1) prompts, or None if it has no prompts (as from `data.read_prompts`). If the network
+            takes boxes, [3,H,W].
         max_set_size: larger sets are divided into sets of at most this many consecutive scans, which saves memory.
             None: no limit.
 
@@ -195,7 +197,7 @@ def segment(
         if prompts is not None:
             size = (batch.images.shape[2], batch.images.shape[3])
             resized = [
-                _resized_prompts(drawn, sample, size)
+                _resized_prompts(drawn, sample, config.prompt_channels, size)
                 for drawn, sample in zip(prompts[first : first + step], samples, strict=True)
             ]
             batch = replace(batch, prompts=torch.stack(resized))
@@ -219,20 +221,21 @@ def check_mode(config: Config, prompts: bool) -> None:
         raise ValueError(f"the network was trained in {config.mode} mode: {expected}")
 
 
-def check_prompts(prompts: Tensor, sample: Sample) -> None:
+def check_prompts(prompts: Tensor, sample: Sample, channels: int) -> None:
     """Checks that prompts have the size of their image.
 
     Args:
-        prompts: [2,H,W].
+        prompts: [channels,H,W].
         sample: the image.
+        channels: what the network takes.
 
     Raises:
         DataError: they do not.
     """
-    if prompts.shape != (2, *sample.stored_size):
+    if prompts.shape != (channels, *sample.stored_size):
         raise DataError(
-            f"{sample.name}: prompts of shape {tuple(prompts.shape)}, expected {(2, *sample.stored_size)} as the image"
-            f" has {sample.stored_size} pixels"
+            f"{sample.name}: prompts of shape {tuple(prompts.shape)}, expected {(channels, *sample.stored_size)} as the"
+            f" image has {sample.stored_size} pixels"
         )
 
 
@@ -249,9 +252,9 @@ def _load(scans: Sequence[Scan], config: Config, windows: bool) -> list[Sample]:
     return samples
 
 
-def _resized_prompts(prompts: Tensor | None, sample: Sample, size: tuple[int, int]) -> Tensor:
+def _resized_prompts(prompts: Tensor | None, sample: Sample, channels: int, size: tuple[int, int]) -> Tensor:
     """The prompts of a sample at the size of the network's input. Every prompt keeps at least one pixel."""
     if prompts is None:
-        return torch.zeros(2, *size)
-    check_prompts(prompts, sample)
-    return F.adaptive_max_pool2d(prompts.float(), size)
+        return torch.zeros(channels, *size)
+    check_prompts(prompts, sample, channels)
+    return resize_prompts(prompts, size)

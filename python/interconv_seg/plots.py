@@ -193,7 +193,7 @@ def prompts(path: Path, images: Tensor, masks: Tensor, rows: Sequence[tuple[str,
         path: the PNG file.
         images: [N,H,W], one per column.
         masks: bool [N,H,W].
-        rows: for each row of the figure its title, prompts [N,2,H,W] and marker size in points.
+        rows: for each row of the figure its title, prompts [N,2,H,W] (with boxes [N,3,H,W]) and marker size in points.
     """
     figure = Figure(figsize=(2.6 * len(images), 2.35 * len(rows)), layout="constrained")
     figure.suptitle("Simulated prompts, positive (green) and negative (red), for the outlined label")
@@ -287,9 +287,13 @@ def _draw_outlines(axes: Axes, mask: Tensor, structures: int) -> None:
 
 
 def _draw_prompts(axes: Axes, drawn: Tensor, size: float) -> None:
-    for channel, color in zip(drawn, ("lime", "red"), strict=True):
+    """Positive prompts in green, negative ones in red, as opaque as they are strong; the box in blue."""
+    for channel, color in zip(drawn, ("lime", "red"), strict=False):
         row, column = channel.nonzero(as_tuple=True)
-        axes.plot(column.numpy(), row.numpy(), "o", color=color, markersize=size, markeredgewidth=0)
+        strength = channel[row, column].numpy() if len(row) else None
+        axes.scatter(column.numpy(), row.numpy(), s=size**2, c=color, alpha=strength, linewidths=0)
+    for box in drawn[2:].numpy():
+        axes.contour(box, [0.5] if box.any() else [], colors="deepskyblue", linewidths=1.2)
 
 
 def _plot_band(

@@ -29,11 +29,16 @@ from .data import (
     TensorStore,
     collate,
     group_samples,
+    prompt_files,
     read,
+    read_prompts,
     select_slices,
 )
+from .data.augmentation import in_turn
 from .data.files import IGNORED
 from .data.nifti import Axis
+from .data.prompt_files import resize_prompts
+from .data.sets import PromptMaker
 from .prompts import draw_prompts
 from .seeding import seed_of
 
@@ -166,6 +171,50 @@ def groups_of(
     return groups
 
 
+def recorded_prompts(
+    config: Config, collections: Sequence[Collection], groups: Sequence[Group], folder: Path
+) -> tuple[list[Group], dict[str, dict[str, Tensor]]]:
+    """Reads the prompts that users drew for labelled images, to evaluate on them.
+
+    Args:
+        config: of a run in interactive mode.
+        collections: the data sets.
+        groups: of them, of one label each.
+        folder: as in `read_prompts`. If a data set has several labels, it holds a folder for each, named as the label.
+
+    Returns:
+        The groups with prompts; and for each, by name, the prompts of its samples, by name, at the size of the images
+        of the run.
+
+    Raises:
+        DataError: as in `read_prompts`, two images have one file, or no group has prompts.
+    """
+    recorded: dict[str, dict[str, Tensor]] = {}
+    cases = [scan.name for collection in collections for scan in collection.scans]
+    if repeated := sorted({case for case in cases if cases.count(case) > 1}):
+        raise DataError(f"{folder}: the prompts of {repeated[0]} may be of two data sets, expected one at a time")
+    for collection in collections:
+        for value, label in collection.labels.items():
+            place = folder / label if len(collection.labels) > 1 else folder
+            if not place.is_dir():
+                continue
+            prompt_files(place, collection.scans)  # refuses files that are named otherwise
+            found = {scan.name: read_prompts(place, scan, config.boxes > 0) for scan in collection.scans}
+            for group in groups:
+                sizes = {sample.name: (sample.image.shape[1], sample.image.shape[2]) for sample in group.samples}
+                if group.label == value and sizes.keys() & found.keys():
+                    recorded[group.name] = {
+                        name: resize_prompts(drawn, sizes[name])
+                        for name, drawn in found.items()
+                        if drawn is not None and name in sizes
+                    }
+    recorded = {name: drawn for name, drawn in recorded.items() if drawn}
+    if not recorded:
+        expected = ", ".join(sorted({label for c in collections for label in c.labels.values()}))
+        raise DataError(f"{folder}: no prompts for these images, expected files, or folders of them named {expected}")
+    return [group for group in groups if group.name in recorded], recorded
+
+
 def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
     """Checks that the data of a run are those that it began with, or notes them in data.json at its beginning.
 
@@ -236,6 +285,17 @@ def _is_labelled(group: Group) -> bool:
     return any(sample.mask is not None and bool((sample.mask != IGNORED).any()) for sample in group.samples)
 
 
+def prompts_of(config: Config) -> PromptMaker | None:
+    """Makes the prompts of a training; None in automatic mode.
+
+    Args:
+        config: of the run.
+    """
+    if config.mode == "automatic":
+        return None
+    return partial(draw_prompts, kind=config.kind, scribbles=config.scribbles, boxes=config.boxes or None)
+
+
 def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
     """The batches of a training: `training_batches(config, groups)[step]`.
 
@@ -246,20 +306,27 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         config: of the run.
         groups: to sample sets from.
     """
-    transform = None
-    if config.augmentation != "none":
-        transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
-    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
-    seed = seed_of(config.seed, "training")
-    some = config.prompted == "some"
-    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
+    of_sample = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
+    of_set = replace(AUGMENTATIONS[config.set_augmentation], shared_geometry=True, shared_intensities=True)
+    transforms = [part for part in (of_set, of_sample) if part.changes_anything]
+    return SetBatches(
+        groups,
+        config.sets_per_batch,
+        config.set_sizes,
+        partial(in_turn, transforms) if transforms else None,
+        prompts_of(config),
+        seed_of(config.seed, "training"),
+        config.prompted == "some",
+        config.sampling,
+        config.weights,
+    )
 
 
 class _ValidationBatches(Sequence[Batch]):
     """As `validation_batches` says. A batch is packed when it is used."""
 
     def __init__(self, config: Config, groups: Sequence[Group]):
-        self._draw = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
+        self._draw = prompts_of(config)
         self._some = config.prompted == "some"
         sets = list(groups)
         if config.set_sizes is not None:

@@ -1,4 +1,4 @@
-"""Simulated prompts: scribbles and clicks as a user might draw them, sampled from the truth (section 4.1)."""
+"""Simulated prompts: scribbles, clicks and boxes as a user might draw them, sampled from the truth (section 4.1)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .seeding import random_of
+from .scribbles import WAVES, ScribbleKind, draw_scribbles, draw_strokes, mark
+from .seeding import random_of, seed_of
 
-PromptKind: TypeAlias = Literal["scribble", "click", "mixed", "both"]
+PromptKind: TypeAlias = Literal["scribble", "click", "mixed", "both", "any"]
 EVALUATED_COUNTS = (1, 2, 4, 8)  # numbers of prompts in the paper's evaluation
-WAVES = 3  # sines in the displacement of a scribble
-BEND = 0.2  # maximum amplitude of the first sine in lengths of the line; the k-th has 1/k of it
+BOX_JITTER = 19  # pixels, as in ScribblePrompt
 
 
 def draw_prompts(
@@ -23,66 +23,141 @@ def draw_prompts(
     positive: int | tuple[int, int] = (1, 6),
     negative: int | tuple[int, int] = (0, 6),
     kind: PromptKind = "mixed",
+    scribbles: ScribbleKind = "stroke",
+    boxes: float | None = None,
+    jitter: int = BOX_JITTER,
 ) -> Tensor:
     """Samples random prompts for binary masks.
 
     A *click* is a random pixel of its region: the label for positive prompts, all other pixels for negative ones. A
-    *scribble* starts as the straight line between two such pixels a and b and is warped smoothly with fixed ends:
-
-        p(t) = a + t (b - a) + |b - a| sum_k c_k sin(k pi t) / k,    c_k uniform in [-BEND, BEND]^2,  k = 1 ... WAVES
-
-    Only the longest part that stays inside the region is kept, so a scribble is one stroke.
+    *scribble* starts as the straight line between two such pixels. As a "stroke" it is warped smoothly, and only the
+    longest part that stays inside the region is kept. The other kinds are those of ScribblePrompt (`draw_scribbles`).
 
     Args:
         masks: bool [N,H,W], the pixels of the label.
-        seeds: one for each mask. The prompts of an image depend only on its mask and its seed; with more prompts of a
-            sign, the first ones stay the same.
+        seeds: one for each mask. The prompts of an image depend only on its mask and its seed. With more prompts of a
+            sign, clicks and strokes stay where they are.
         positive: the number of positive prompts per image, or (min, max) to sample it uniformly. The defaults are
             those of training (section 4.1); evaluation has fixed numbers, `EVALUATED_COUNTS`.
         negative: the number of negative prompts per image, or (min, max).
-        kind: "scribble", "click"; "mixed", scribbles or clicks for each image, with probability 1/2; or "both",
-            scribbles or clicks for each prompt.
+        kind: "scribble", "click"; "mixed", scribbles or clicks for each image, with probability 1/2; "both",
+            scribbles or clicks for each prompt; or "any", scribbles, clicks, or scribbles and clicks for each image,
+            with probability 1/3, each in a number of their own (ScribblePrompt's training).
+        scribbles: "stroke"; "line", "centerline", "contour"; or "mixed", one of the last three for each image and sign.
+        boxes: the probability that an image has a box (`draw_boxes`); None: no channel for boxes.
+        jitter: of the boxes.
 
     Returns:
-        float32 [N,2,H,W] on the device of `masks`: 1 at positive (channel 0) and negative (channel 1) prompts, else 0.
-        A region without pixels (an empty mask) has no prompts.
+        float32 [N,2,H,W] on the device of `masks`: 1 at positive (channel 0) and negative (channel 1) prompts, else 0;
+        between 0 and 1 at the soft edges of ScribblePrompt's scribbles. With boxes [N,3,H,W], 1 inside the box
+        (channel 2). A region without pixels (an empty mask) has no prompts.
 
     Raises:
         TypeError: masks are not bool [N,H,W].
-        ValueError: the number of seeds is not N, a number of prompts is negative, or the kind is unknown.
+        ValueError: the number of seeds is not N, a number of prompts is negative, or a kind is unknown.
     """
+    _check(masks, seeds)
+    ranges = np.array([_min_and_max(positive, "positive"), _min_and_max(negative, "negative")])
+    regions = torch.stack([masks, ~masks], dim=1)
+    drawn = draw_in_regions(regions, seeds, np.broadcast_to(ranges, (len(masks), 2, 2)), kind, scribbles)
+    return drawn if boxes is None else torch.cat([drawn, draw_boxes(masks, seeds, boxes, jitter)], dim=1)
+
+
+def draw_boxes(masks: Tensor, seeds: Sequence[int], probability: float = 1.0, jitter: int = BOX_JITTER) -> Tensor:
+    """Draws boxes around labels: the smallest rectangle, each side moved outwards by a random number of pixels.
+
+    ScribblePrompt's boxes, apart from an error in its code, by which a box begins in the corner of the image (it takes
+    the minimum of the coordinates with 0 for the background, in scribbleprompt/interactions/boxes.py).
+
+    Args:
+        masks: bool [N,H,W], the pixels of the label.
+        seeds: one for each mask.
+        probability: that an image has a box.
+        jitter: the maximum number of pixels, sampled uniformly from 0 to it for each side.
+
+    Returns:
+        float32 [N,1,H,W] on the device of `masks`: 1 in the box. Empty masks have none.
+
+    Raises:
+        TypeError: masks are not bool [N,H,W].
+        ValueError: the number of seeds is not N.
+    """
+    _check(masks, seeds)
+    randoms = [random_of(seed, "box") for seed in seeds]
+    has_box = torch.tensor([random.random() < probability for random in randoms], dtype=torch.bool)
+    moved = np.array([random.integers(0, jitter + 1, 4) for random in randoms]).reshape(-1, 2, 2)
+    box = has_box.to(masks.device)[:, None, None]
+    for axis, outwards in enumerate(torch.from_numpy(moved).to(masks.device).unbind(1)):
+        side = masks.shape[1 + axis]
+        occupied = masks.any(2 - axis)  # [N,side]
+        position = torch.arange(side, device=masks.device)
+        first = torch.where(occupied, position, side).amin(1) - outwards[:, 0]
+        last = torch.where(occupied, position, -1).amax(1) + outwards[:, 1]
+        within = (position >= first[:, None]) & (position <= last[:, None]) & occupied.any(1, keepdim=True)
+        box = box & within.unsqueeze(2 - axis)
+    return box[:, None].float()
+
+
+def draw_in_regions(
+    regions: Tensor, seeds: Sequence[int], ranges: np.ndarray, kind: PromptKind, scribbles: ScribbleKind
+) -> Tensor:
+    """Samples prompts in two regions of each image, such as the label and the background.
+
+    Args:
+        regions: bool [N,2,H,W], for positive and negative prompts.
+        seeds: one for each image.
+        ranges: min and max of the number of prompts, int [N,2,2].
+        kind: as in `draw_prompts`.
+        scribbles: as in `draw_prompts`.
+
+    Returns:
+        float32 [N,2,H,W], as `draw_prompts`.
+
+    Raises:
+        ValueError: a kind is unknown.
+    """
+    for name, value, kinds in (("kind", kind, PromptKind), ("scribbles", scribbles, ScribbleKind)):
+        if value not in get_args(kinds):
+            raise ValueError(f"{name} = {value!r}: expected {', '.join(get_args(kinds))}")
+    n, _, height, width = regions.shape
+    max_count = int(ranges.max(initial=0))
+    if 0 in (n, height, width, max_count):
+        return torch.zeros(n, 2, height, width, device=regions.device)
+    if kind == "any":
+        which = torch.tensor([int(random_of(seed, "any").integers(3)) for seed in seeds], device=regions.device)
+        of_image = which[:, None, None, None]
+        lines = draw_in_regions(regions, seeds, ranges, "scribble", scribbles)
+        clicks = draw_in_regions(regions, [seed_of(seed, "click") for seed in seeds], ranges, "click", scribbles)
+        return torch.maximum(lines * (of_image != 0), clicks * (of_image != 1))
+    counts, clicks, uniform = (
+        torch.from_numpy(numbers).to(regions.device) for numbers in _random_numbers(seeds, ranges, kind, max_count)
+    )
+    ends = _random_pixels(regions.flatten(2), uniform[..., :2])  # [N,2,max_count,2]
+    wanted = torch.arange(max_count, device=regions.device) < counts[..., None]
+    wanted &= regions.flatten(2).any(2)[..., None]
+    flat = regions.flatten(0, 1)  # [2N,H,W]
+    drawn = mark(flat, ends[..., 0].flatten(0, 1), (wanted & clicks).flatten(0, 1))
+
+    lines = (wanted & ~clicks).flatten(0, 1)
+    rows = lines.any(1).nonzero()[:, 0]
+    if len(rows):
+        a, b = (torch.stack([e // width, e % width], dim=-1).flatten(0, 1)[rows] for e in ends.unbind(-1))
+        if scribbles == "stroke":
+            bends = uniform[..., 2:].unflatten(-1, (WAVES, 2)).flatten(0, 1)[rows]
+            found = draw_strokes(flat[rows], a, b, lines[rows], bends)
+        else:
+            of_row = [seed_of(seeds[row // 2], row % 2) for row in rows.tolist()]
+            region, a, b, asked = (tensor.cpu() for tensor in (flat[rows], a, b, lines[rows]))
+            found = draw_scribbles(region, a, b, asked, of_row, scribbles).to(regions.device)
+        drawn[rows] = drawn[rows].maximum(found)
+    return drawn.unflatten(0, (n, 2))
+
+
+def _check(masks: Tensor, seeds: Sequence[int]) -> None:
     if masks.dtype != torch.bool or masks.dim() != 3:
         raise TypeError(f"masks: {masks.dtype} of shape {tuple(masks.shape)}, expected bool [N, H, W]")
     if len(seeds) != len(masks):
         raise ValueError(f"{len(seeds)} seeds for {len(masks)} masks: expected one for each")
-    if kind not in get_args(PromptKind):
-        raise ValueError(f"kind = {kind!r}: expected 'scribble', 'click', 'mixed' or 'both'")
-    ranges = np.array([_min_and_max(positive, "positive"), _min_and_max(negative, "negative")])
-    n, height, width = masks.shape
-    max_count = int(ranges[:, 1].max())
-    if 0 in (n, height, width, max_count):
-        return torch.zeros(n, 2, height, width, device=masks.device)
-    counts, clicks, uniform = (
-        torch.from_numpy(numbers).to(masks.device) for numbers in _random_numbers(seeds, ranges, kind, max_count)
-    )
-
-    regions = torch.stack([masks, ~masks], dim=1).flatten(2)  # [N,2,HW]
-    ends = _random_pixels(regions, uniform[..., :2])  # [N,2,max_count,2]
-    a, b = (torch.stack([e // width, e % width], dim=-1) for e in ends.unbind(-1))  # (row, column)
-    path = _warped_lines(a, b, uniform[..., 2:].unflatten(-1, (WAVES, 2)), steps=4 * max(height, width))
-    row, column = path.round().long().unbind(-1)  # [N,2,max_count,T]
-    in_image = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    pixels = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    inside = in_image & regions.gather(2, pixels.flatten(2)).view_as(pixels)
-
-    start = torch.zeros_like(inside)
-    start[..., 0] = True  # a, the click
-    kept = inside & torch.where(clicks[..., None], start, _longest_run(inside))
-    kept &= (torch.arange(max_count, device=masks.device) < counts[..., None])[..., None]
-    area = height * width
-    drawn = torch.zeros(n, 2, area + 1, device=masks.device)  # the last element takes the pixels that are not kept
-    drawn.scatter_(2, torch.where(kept, pixels, area).flatten(2), 1.0)
-    return drawn[..., :area].unflatten(2, (height, width))
 
 
 def _min_and_max(number: int | tuple[int, int], name: str) -> tuple[int, int]:
@@ -102,7 +177,8 @@ def _random_numbers(
     """
     per_image = [random_of(seed) for seed in seeds]
     first = np.stack([random.random(3) for random in per_image])
-    counts = ranges[:, 0] + np.floor(first[:, :2] * (ranges[:, 1] - ranges[:, 0] + 1)).astype(np.int64)
+    minimum, maximum = ranges[..., 0], ranges[..., 1]
+    counts = minimum + np.floor(first[:, :2] * (maximum - minimum + 1)).astype(np.int64)
     if kind == "both":
         coins = np.stack([random_of(seed, "kind").random((max_count, 2)) for seed in seeds])
         clicks = coins.swapaxes(1, 2) < 0.5
@@ -123,26 +199,3 @@ def _random_pixels(regions: Tensor, uniform: Tensor) -> Tensor:
     nth = torch.minimum((uniform.double().flatten(2) * total).long(), total - 1)
     found = torch.searchsorted(area, nth + 1)
     return found.clamp(max=regions.shape[2] - 1).view(uniform.shape)
-
-
-def _warped_lines(a: Tensor, b: Tensor, uniform: Tensor, steps: int) -> Tensor:
-    """Points float32 [...,steps,2] of the lines from a to b [...,2], bent by uniform [...,WAVES,2].
-
-    Four steps per pixel of the longer side leave no gaps: along an axis, the speed is at most
-    (1 + sqrt(2) pi BEND WAVES) = 3.7 times that of the straight line.
-    """
-    t = torch.linspace(0, 1, steps, device=a.device)
-    along = (b - a).float()
-    bends = BEND * (2 * uniform - 1) * along.square().sum(-1).sqrt()[..., None, None]
-    path = a[..., None, :] + t[:, None] * along[..., None, :]
-    for k in range(1, WAVES + 1):  # not a matrix product: its rounding could depend on the rest of the batch
-        path = path + (torch.sin(torch.pi * k * t) / k)[:, None] * bends[..., k - 1, None, :]
-    return path
-
-
-def _longest_run(inside: Tensor) -> Tensor:
-    """Keeps only the longest run of True (the first if several are longest) in each row of bools [...,T]."""
-    run = (~inside).cumsum(-1)  # the same number for a run and the False before it
-    lengths = torch.zeros(*inside.shape[:-1], inside.shape[-1] + 1, dtype=torch.int64, device=inside.device)
-    lengths.scatter_add_(-1, run, inside.long())
-    return inside & (run == lengths.argmax(-1, keepdim=True))

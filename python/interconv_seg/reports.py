@@ -14,7 +14,7 @@ import numpy as np
 from .estimates import Estimate, estimate, improvement
 from .evaluation import Metric, Score, Unit, mean_scores
 
-Condition: TypeAlias = tuple[str, int, int | None, int | None]  # (task, prompts, set_size, scans)
+Condition: TypeAlias = tuple[str, int, int | None, int | None, int]  # (task, prompts, set_size, scans, round)
 SURFACE_METRICS: dict[Metric, str] = {"hd95": "HD95", "surface_dice": "surface Dice"}
 
 
@@ -47,6 +47,7 @@ class ConditionSummary:
         structures: mean Dice of each structure over the samples that have it.
         task: the task of this summary; None: any.
         surface: for "hd95" and "surface_dice", if measured, the metric over the structures.
+        round: of `Score`.
     """
 
     set_size: int | None
@@ -58,6 +59,7 @@ class ConditionSummary:
     structures: tuple[float, ...]
     task: str | None = None
     surface: dict[Metric, Comparison] = field(default_factory=dict)
+    round: int = 1
 
 
 def summarize(
@@ -78,8 +80,8 @@ def summarize(
         by_task: also separate the tasks.
 
     Returns:
-        A summary for each condition, ordered by task, prompts, set size ("all" last) and number of scans. Conditions
-        under which no sample has a structure are left out.
+        A summary for each condition, ordered by task, prompts, set size ("all" last), number of scans and round.
+        Conditions under which no sample has a structure are left out.
     """
     baselines = None if baseline is None else _by_condition(baseline, by_scans, by_task)
     summaries = []
@@ -89,7 +91,7 @@ def summarize(
         others = None if baselines is None else baselines[condition]
         measured = [metric for metric in SURFACE_METRICS if getattr(found[0], metric) is not None]
         dice = _compare(found, others, unit, "dice")
-        task, prompts, set_size, scans = condition
+        task, prompts, set_size, scans, number = condition
         summaries.append(
             ConditionSummary(
                 set_size,
@@ -101,6 +103,7 @@ def summarize(
                 _structure_means(found),
                 task if by_task else None,
                 {metric: _compare(found, others, unit, metric) for metric in measured},
+                number,
             )
         )
     return summaries
@@ -123,7 +126,8 @@ def summary_markdown(summaries: Sequence[ConditionSummary], structures: Sequence
     """
     with_prompts = any(summary.prompts for summary in summaries)
     with_scans = any(summary.scans is not None for summary in summaries)
-    rows = [_markdown_row(summary, structures, with_prompts, with_scans) for summary in summaries]
+    with_rounds = any(summary.round > 1 for summary in summaries)
+    rows = [_markdown_row(summary, structures, with_prompts, with_scans, with_rounds) for summary in summaries]
     headings = [heading for heading, _ in rows[0]]
     lines = [headings, ["---:"] * len(headings), *([cell for _, cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
@@ -143,6 +147,7 @@ def summary_csv(summaries: Sequence[ConditionSummary], structures: Sequence[str]
             "set_size": _number_or_all(summary.set_size),
             "prompts": summary.prompts,
             "scans": _number_or_all(summary.scans),
+            "round": summary.round,
         }
         columns = {"dice": summary.dice, "baseline": summary.baseline, "gain": summary.gain}
         for metric, compared in summary.surface.items():
@@ -174,6 +179,7 @@ def scores_csv(scores: Sequence[Score], structures: Sequence[str]) -> str:
                 "set_size": _number_or_all(score.set_size),
                 "prompts": score.prompts,
                 "seed": score.seed,
+                "round": score.round,
                 "dice": score.mean,
                 **{
                     f"{metric} {name}": value
@@ -201,19 +207,20 @@ def _by_condition(scores: Sequence[Score], by_scans: bool, by_task: bool) -> dic
     grouped: dict[Condition, list[Score]] = {}
     for score in scores:
         task = score.task if by_task else ""
-        condition = (task, score.prompts, score.set_size, score.scans if by_scans else None)
+        condition = (task, score.prompts, score.set_size, score.scans if by_scans else None, score.round)
         grouped.setdefault(condition, []).append(score)
     return dict(sorted(grouped.items(), key=lambda entry: [math.inf if x is None else x for x in entry[0]]))
 
 
 def _markdown_row(
-    summary: ConditionSummary, structures: Sequence[str], with_prompts: bool, with_scans: bool
+    summary: ConditionSummary, structures: Sequence[str], with_prompts: bool, with_scans: bool, with_rounds: bool
 ) -> list[tuple[str, str]]:
     """(heading, cell) of each column."""
     row = [] if summary.task is None else [("task", summary.task)]
     row += [("K", _number_or_all(summary.set_size))]
     row += [("prompts", str(summary.prompts))] if with_prompts else []
     row += [("scans", _number_or_all(summary.scans))] if with_scans else []
+    row += [("round", str(summary.round))] if with_rounds else []
     row += [("n", str(summary.dice.count)), ("Dice [95 % CI]", interval_text(summary.dice))]
     row += [("SD", f"{summary.dice.sd:.3f}")]
     if summary.baseline is not None and summary.gain is not None:

@@ -92,7 +92,9 @@ class StoredTruth:
         if scan.mask_reader is not None:
             mask = torch.from_numpy(scan.mask_reader())
         stored = replace(sample, mask=mask)
-        return stored if self.config.mode == "interactive" else to_classes([stored], self.config, collection)[0]
+        return (
+            stored if self.config.mode == "interactive" else next(iter(to_classes([stored], self.config, collection)))
+        )
 
     def _volumes(self, group: Group) -> list[list[Sample]]:
         """The samples of each volume, in order of its slices; images alone."""

@@ -7,11 +7,10 @@ a random state nor the state of a schedule.
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import FILE, Config
+from .corrections import correction_rounds
 from .data import Batch
 from .folder_lock import locked
 from .inference import class_probabilities
@@ -31,20 +31,11 @@ from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
 from .runs import load_weights
 from .seeding import seed_of
-from .training_log import TrainingLog
+from .training_log import COLUMNS, HELD_OUT_COLUMNS, TrainingLog, peak_memory_mb
 
 POLY_EXPONENT = 0.9  # as in nnU-Net
 NNUNET_MOMENTUM = 0.99
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-COLUMNS = (
-    "step",
-    "loss",  # of training, per sample, over the interval
-    "validation_loss",  # per sample
-    "validation_dice",  # the mean over samples
-    "learning_rate",
-    "images_per_second",  # in training, including the loading of data
-    "peak_memory_mb",  # of the tensors on the GPU, else of the process
-)
 
 
 class Batches(Protocol):
@@ -58,7 +49,7 @@ class Training:
 
     Attributes:
         step: the number of steps done.
-        best_loss: the lowest validation loss so far.
+        best_loss: the lowest validation loss so far; with `config.selection` "dice", the lowest 1 - Dice.
         best_step: the number of steps after which it was reached.
         loss_sum: the sum over samples of their losses since the last validation, a float64 scalar on the device.
         samples: the number of samples since the last validation.
@@ -97,11 +88,15 @@ class Training:
             group["lr"] = self.learning_rate
         self.network.train()
         self.optimizer.zero_grad()
+        first = 0
         for part in batch.split(self.config.accumulate):
-            # The loss of a batch is a mean over its sets, so each part has the weight of its sets.
-            loss = self._loss(part) * (len(part.groups) / len(batch.groups))
-            self.scaler.scale(loss).backward()
-            self.loss_sum += loss.detach().double() * len(batch.groups)
+            # The loss of a batch is a mean over its sets and the rounds, so each part has the weight of its sets.
+            weight = len(part.groups) / (len(batch.groups) * self.config.rounds)
+            for round_loss, _ in self._rounds(part, first, "step", self.step):
+                loss = round_loss * weight
+                self.scaler.scale(loss).backward()
+                self.loss_sum += loss.detach().double() * len(batch.groups)
+            first += len(part.images)
             self.samples += len(part.images)
         if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -129,20 +124,18 @@ class Training:
             batches: with masks, on any device.
 
         Returns:
-            The loss per sample, and the mean over samples of their mean Dice (`dice_scores`).
+            The loss per sample, and the mean over samples of their mean Dice (`dice_scores`), over all rounds.
         """
         self.network.eval()
         loss, images, dice = 0.0, 0, []
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            assert batch.masks is not None
             images += len(batch.images)
-            moved = batch.to(self.device)
-            with self._autocast():
-                logits = self.network(moved.inputs, moved.sets)
-            assert moved.masks is not None
-            loss += float(self.loss_function(logits, moved.masks, moved.sets)) * len(batch.groups)
-            predicted = class_probabilities(logits).argmax(1)
-            dice.append(dice_scores(predicted, moved.masks, max(2, self.config.classes)))
-        return loss / images, float(torch.cat(dice).nanmean(1).nanmean())
+            for round_loss, logits in self._rounds(batch, 0, "validation", i):
+                loss += float(round_loss) * len(batch.groups)
+                predicted = class_probabilities(logits).argmax(1)
+                dice.append(dice_scores(predicted, batch.masks.to(self.device), max(2, self.config.classes)))
+        return loss / (self.config.rounds * images), float(torch.cat(dice).nanmean(1).nanmean())
 
     def state(self) -> dict[str, Any]:
         """The state that a checkpoint holds."""
@@ -176,12 +169,23 @@ class Training:
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{file}: does not fit the training ({' '.join(str(error).split())[:300]})") from error
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _rounds(self, batch: Batch, first: int, *name: int | str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The loss and the finest logits of each round.
+
+        The seeds of corrections are those of `name` and of the number of the sample, counted from `first`.
+        """
+
+        def predict(part: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            assert part.masks is not None
+            with self._autocast():
+                logits = self.network(part.inputs, part.sets)
+            finest = logits[0] if isinstance(logits, list) else logits
+            return (self.loss_function(logits, part.masks, part.sets), finest), finest.detach()[:, 0] > 0
+
+        config, samples = self.config, range(first, first + len(batch.images))
+        seeds = [seed_of(config.seed, *name, i) for i in samples]
         moved = batch.to(self.device, non_blocking=True)
-        assert moved.masks is not None
-        with self._autocast():
-            logits = self.network(moved.inputs, moved.sets)
-        return self.loss_function(logits, moved.masks, moved.sets)
+        return correction_rounds(moved, predict, config.rounds, seeds, kind=config.kind, scribbles=config.scribbles)
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.config.precision)
@@ -201,6 +205,7 @@ def train(
     batches: Batches,
     validation: Sequence[Batch],
     *,
+    held_out: Sequence[Batch] = (),
     device: torch.device | str = "cpu",
     workers: int = 0,
     interrupted: Callable[[], bool] = lambda: False,
@@ -215,7 +220,8 @@ def train(
         folder: of the run.
         config: the configuration.
         batches: of training.
-        validation: the batches of each validation, with masks.
+        validation: the batches of each validation, with masks. They decide which weights are the best.
+        held_out: further batches to validate on, which are logged and decide nothing.
         device: where the network is trained.
         workers: the number of processes that prepare batches; 0: this process prepares them.
         interrupted: called after each step. If it returns True, a checkpoint is written and KeyboardInterrupt is
@@ -234,7 +240,7 @@ def train(
     if not validation:
         raise ValueError("no validation batches: expected at least one")
     with locked(folder):
-        return _train(folder, config, batches, validation, torch.device(device), workers, interrupted)
+        return _train(folder, config, batches, validation, held_out, torch.device(device), workers, interrupted)
 
 
 def _train(
@@ -242,6 +248,7 @@ def _train(
     config: Config,
     batches: Batches,
     validation: Sequence[Batch],
+    held_out: Sequence[Batch],
     device: torch.device,
     workers: int,
     interrupted: Callable[[], bool],
@@ -262,7 +269,8 @@ def _train(
         pin_memory=training.device.type == "cuda",
         worker_init_fn=_ignore_interrupts,
     )
-    log = TrainingLog(folder / "metrics.csv", COLUMNS, last_step=training.step)
+    columns = (*COLUMNS, *HELD_OUT_COLUMNS) if held_out else COLUMNS
+    log = TrainingLog(folder / "metrics.csv", columns, last_step=training.step)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=training.step + 1)
     loaded = iter(loader)
     images, start = 0, time.perf_counter()
@@ -274,7 +282,7 @@ def _train(
             bar.update()
             last = training.step == config.steps
             if training.step % config.interval == 0 or last:
-                row = _finish_interval(training, folder, validation, log, images, start)
+                row = _finish_interval(training, folder, validation, held_out, log, images, start)
                 for name, value in row.items():
                     board.add_scalar(name, value, training.step)
                 bar.write(_progress_line(row, training), file=sys.stdout)
@@ -286,7 +294,13 @@ def _train(
 
 
 def _finish_interval(
-    training: Training, folder: Path, validation: Sequence[Batch], log: TrainingLog, images: int, start: float
+    training: Training,
+    folder: Path,
+    validation: Sequence[Batch],
+    held_out: Sequence[Batch],
+    log: TrainingLog,
+    images: int,
+    start: float,
 ) -> dict[str, float]:
     """Validates, logs and saves. The row is on disk before the checkpoint of its step."""
     loss = float(training.loss_sum) / training.samples  # waits for the device, so the time is complete
@@ -302,13 +316,18 @@ def _finish_interval(
             f"{folder}: the validation loss is {validation_loss} at step {training.step}; a lower learning rate may"
             " help"
         )
-    values = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
+    values = (loss, validation_loss, validation_dice, rate, images / seconds, peak_memory_mb(training.device))
     row = dict(zip(COLUMNS, (training.step, *values), strict=True))
+    if held_out:
+        row |= dict(zip(HELD_OUT_COLUMNS, training.validate(held_out), strict=True))
     log.append(row)
     training.loss_sum.zero_()
     training.samples = 0
-    if validation_loss < training.best_loss:
-        training.best_loss, training.best_step = validation_loss, training.step
+    found = validation_loss if training.config.selection == "loss" else 1 - validation_dice
+    if math.isnan(found):
+        raise ValueError(f"{folder}: no image for validation has a structure, expected some to select weights by Dice")
+    if found < training.best_loss:
+        training.best_loss, training.best_step = found, training.step
         best = {"network": training.network.state_dict(), "step": training.step, "validation_loss": validation_loss}
         save_checkpoint(folder / "best.pt", best)
     save_checkpoint(folder / "last.pt", training.state())
@@ -316,18 +335,11 @@ def _finish_interval(
 
 
 def _progress_line(row: dict[str, float], training: Training) -> str:
-    best = "best" if training.best_step == training.step else f"best {training.best_loss:.4f} at {training.best_step}"
+    best = "best" if training.best_step == training.step else f"best at {training.best_step}"
     return (
         f"step {row['step']}: loss {row['loss']:.4f}, validation {row['validation_loss']:.4f} ({best}), Dice"
         f" {row['validation_dice']:.3f}, {row['images_per_second']:.0f} images/s, {row['peak_memory_mb']:.0f} MB"
     )
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -35,13 +35,14 @@ def run_bash(code: str, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """scans/: noisy discs of ten subjects, 2 to 4 each, with masks. new_patient/: three images. prompts/: for one."""
+    """scans/: noisy discs of ten subjects, 2 to 4 each, with masks, and prompts for label 1 of one, recorded/1.
+    new_patient/: three images. prompts/: for one."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:64, :64]
     lines = ["set,image,mask"]
-    for name in ("scans", "new_patient", "prompts"):
-        (folder / name).mkdir()
+    for name in ("scans", "new_patient", "prompts", "recorded/1"):
+        (folder / name).mkdir(parents=True)
     for subject in range(10):
         distance = np.hypot(rows - 28 - subject % 3, columns - 32)
         mask = np.select([distance < 10, distance < 20], [1, 2], 0).astype(np.uint8)
@@ -55,7 +56,8 @@ def data(tmp_path_factory):
     (folder / "scans/sets.csv").write_text("\n".join(lines) + "\n")
     drawn = np.zeros((64, 64), np.uint8)
     drawn[28:32, 30], drawn[5, 5:20] = 1, 2
-    Image.fromarray(drawn).save(folder / "prompts/x00.png")
+    for file in ("prompts/x00.png", "recorded/1/p0_0.png"):
+        Image.fromarray(drawn).save(folder / file)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from interconv_seg.data import AUGMENTATIONS, Augmentation
-from interconv_seg.data.augmentation import _blurred, _splines
+from interconv_seg.data.augmentation import _splines, blurred
 from interconv_seg.data.files import IGNORED
 from scipy.ndimage import gaussian_filter
 
@@ -119,7 +119,7 @@ def test_scale_is_magnification():
 def test_blur_is_gaussian():
     images, _ = pattern(3)
     sigma = torch.tensor([[0.4], [1.0], [1.2]])
-    found = _blurred(images.contiguous(), sigma)
+    found = blurred(images.contiguous(), sigma)
     for i, s in enumerate(sigma.flatten().tolist()):
         for channel in range(2):
             expected = gaussian_filter(images[i, channel].double().numpy(), s, mode="nearest", radius=4)
@@ -141,6 +141,13 @@ def test_intensities_change_as_they_say():
         return Augmentation(**options)(images, None, [1], [5])[0]
 
     torch.testing.assert_close(changed(gamma=1.0, gamma_range=(2.0, 2.0)), images**2)
+    inverted = 1 - (1 - images) ** 0.5
+    torch.testing.assert_close(changed(inverted_gamma=1.0, gamma_range=(0.5, 0.5)), inverted)
+    kept = changed(inverted_gamma=1.0, gamma_range=(0.5, 0.5), keep_statistics=True)
+    expected = (inverted.double() - inverted.mean((2, 3), keepdim=True)) / inverted.double().std((2, 3), keepdim=True)
+    expected = expected * images.std((2, 3), keepdim=True) + images.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(kept.double(), expected.clamp(0, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(changed(brighten=1.0, brighten_range=(0.5, 0.5)), 0.5 * images)
     mean = images.mean((2, 3), keepdim=True)
     torch.testing.assert_close(
         changed(contrast=1.0, contrast_range=(0.5, 0.5), brightness=0.0), 0.5 * (images - mean) + mean
@@ -161,3 +168,19 @@ def test_probabilities():
     assert 70 < int((moved_masks != masks).flatten(1).any(1).sum()) < 130
     moved, _ = Augmentation(gamma=0.25)(images, masks, [1] * 400, seeds)
     assert 70 < int((moved != images).flatten(1).any(1).sum()) < 130
+
+
+def test_scaling_apart_from_rotation():
+    """In a quarter of the images each, independently; scaling alone keeps the middle and the direction."""
+    images, masks = pattern(1, size=(33, 33))
+    images, masks = images.expand(400, -1, -1, -1), masks.expand(400, -1, -1)
+    seeds = list(range(400))
+    apart = Augmentation(affine=0.25, scaling=0.25, shift=0, rotation=180, scale=(0.5, 0.5))
+    moved, _ = apart(images, masks, [1] * 400, seeds)
+    changed = (moved != images).flatten(1).any(1)
+    assert 145 < int(changed.sum()) < 205  # 7/16
+    small, _ = Augmentation(scaling=1.0, scale=(0.5, 0.5))(images[:1], masks[:1], [1], [0])
+    naive = torch.zeros_like(small)
+    naive[:, :, 8:25, 8:25] = images[:1, :, ::2, ::2]
+    torch.testing.assert_close(small, naive, atol=1e-5, rtol=0)
+    assert 60 < int((moved == small).flatten(1).all(1).sum()) < 95  # 3/16

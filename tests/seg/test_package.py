@@ -9,9 +9,21 @@ import pytest
 FOLDER = Path(interconv_seg.__file__).parent
 # Each module may import only modules of the lines before it.
 LAYERS = (
-    {"seeding", "networks", "anatomy", "training_log", "estimates", "checkpoints", "folder_lock", "nnunet_v2"},
-    {"prompts", "data", "hub", "monai", "example"},
-    {"metrics", "losses", "config"},
+    {
+        "seeding",
+        "networks",
+        "anatomy",
+        "training_log",
+        "estimates",
+        "checkpoints",
+        "folder_lock",
+        "nnunet_v2",
+        "thinning",
+    },
+    {"data", "hub", "monai", "example"},
+    {"scribbles"},
+    {"prompts"},
+    {"corrections", "metrics", "losses", "config"},
     {"runs"},
     {"preparation", "inference"},
     {"training", "evaluation"},

@@ -227,6 +227,28 @@ def test_recipes_are_configurations(name):
         config.new_network()
 
 
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        # section 4.1, and configs/train_unet.yaml and scribbleprompt/loss/focal_dice.py of ScribblePrompt
+        ("paper-interactive", {"focal_gamma": 20, "squared_dice": True, "optimizer": "adam", "learning_rate": 1e-4}),
+        ("paper-interactive", {"sets_per_batch": 8, "set_sizes": (1, 8), "steps": 20000 * 125, "size": (128, 128)}),
+        ("paper-interactive", {"sampling": "hierarchical", "selection": "dice", "hold_out": True, "scribbles": "line"}),
+        ("paper-interactive", {"augmentation": "scribbleprompt", "one_per_subject": True, "weight_decay": 0}),
+        # section 4.2
+        ("paper-automatic", {"sets_per_batch": 8, "set_sizes": None, "patience": 40000, "size": (160, 192)}),
+        ("paper-automatic", {"sets_of": "subject", "selection": "loss", "sampling": "even", "optimizer": "adam"}),
+        # nnUNetTrainer.py of nnU-Net 2, whose momentum 0.99 and exponent 0.9 of poly are constants in training.py
+        ("nnunet", {"optimizer": "sgd", "learning_rate": 1e-2, "weight_decay": 3e-5, "schedule": "poly", "clip": 12}),
+        ("nnunet", {"steps": 1000 * 250, "augmentation": "nnunet"}),
+    ],
+)
+def test_the_numbers_of_the_recipes(name, numbers):
+    config = Config(**{"data": ("x",), "labels": {1: "a"}, **read_recipe(name)})
+    assert {key: getattr(config, key) for key in numbers} == numbers
+    assert (training.NNUNET_MOMENTUM, training.POLY_EXPONENT) == (0.99, 0.9)
+
+
 def test_a_run_has_the_weights_of_the_lowest_validation_loss(tmp_path):
     done = train_discs(tmp_path)
     run = Run.open(tmp_path)

@@ -15,6 +15,7 @@ from .options import (
     add_device,
     add_inference,
     add_memory,
+    add_prompt_kinds,
     add_runs,
     add_split,
     device_of,
@@ -60,15 +61,23 @@ def add(subparsers: Any) -> None:
         "--prompts",
         metavar="N",
         nargs="+",
-        type=positive_int,
+        type=_number_or_folder,
         default=[1, 2, 4, 8],
-        help="numbers of positive prompts, and of negative ones (interactive mode; default: 1 2 4 8)",
+        help="numbers of positive prompts, and of negative ones; or a folder of prompts that users drew, as for"
+        " `interconv segment` (interactive mode; default: 1 2 4 8)",
+    )
+    add_prompt_kinds(parser, " (default: {})")
+    parser.add_argument("--boxes", action="store_true", help="each image has the smallest box around the label, too")
+    parser.add_argument(
+        "--rounds",
+        metavar="R",
+        type=positive_int,
+        default=1,
+        help="after each round but the last, add a prompt to each image where its segmentation is wrong (interactive"
+        " mode; default: 1)",
     )
     parser.add_argument(
-        "--kind",
-        choices=("mixed", "both", "scribble", "click"),
-        default="mixed",
-        help="kind of the prompts (default: mixed)",
+        "--corrections", metavar="N", type=positive_int, default=1, help="prompts to add in a round (default: 1)"
     )
     parser.add_argument(
         "--prompt-seeds",
@@ -104,7 +113,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints the table, and writes tables and pictures."""
     from ..evaluation import evaluate
-    from ..preparation import groups_of, read_data
+    from ..preparation import MIN_TASK_IMAGES, groups_of, read_data, recorded_prompts
     from ..stored_truth import StoredTruth
 
     if args.out.exists() and not args.out.is_dir():
@@ -112,8 +121,12 @@ def run(args: argparse.Namespace) -> int:
     network, baseline = _open(args)
     config = replace(network.config, size=None) if args.window else network.config
     collections = read_data(config, args.data)
-    groups = groups_of(config, collections, args.part, split=_split(args), store=store_of(args, args.out))
+    folder = _prompt_folder(config, args)
+    min_images = MIN_TASK_IMAGES if folder is None else 1
+    groups = groups_of(config, collections, args.part, min_images, _split(args), store_of(args, args.out))
     conditions = _conditions(config, args)
+    if folder is not None:
+        groups, conditions["recorded"] = recorded_prompts(config, collections, groups, folder)
     conditions["stored"] = StoredTruth(config, collections, args.tolerance) if args.native else None
     scores = evaluate(network, groups, **conditions)
     baseline_scores = None if baseline is None else evaluate(baseline, groups, **conditions)
@@ -123,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(groups)} groups, mean over {args.unit}s:\n\n{table}\n")
     if None in conditions["set_sizes"]:
         _write_by_scans(args, scores, baseline_scores, network.structures)
-    _draw(args, groups, {"network": network} if baseline is None else {"baseline": baseline, "network": network})
+    ensembles = {"network": network} if baseline is None else {"baseline": baseline, "network": network}
+    _draw(args, groups, ensembles, conditions)
     print(f"Tables and pictures: {args.out}")
     return 0
 
@@ -152,13 +166,31 @@ def _open(args: argparse.Namespace) -> tuple[Ensemble, Ensemble | None]:
 def _conditions(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `evaluate` for set sizes and prompts."""
     interactive = config.mode == "interactive"
+    simulated = interactive and _prompt_folder(config, args) is None
     set_sizes = args.set_sizes or ([1, 2, 4, 8] if interactive else ["all"])
     return {
         "set_sizes": [None if k == "all" else k for k in set_sizes],
-        "prompts": args.prompts if interactive else (0,),
+        "prompts": args.prompts if simulated else (0,),
         "seeds": range(args.prompt_seeds) if interactive else (0,),
-        "kind": args.kind,
+        **_prompt_kinds(args),
+        "boxes": args.boxes,
+        "rounds": args.rounds,
+        "corrections": args.corrections,
     }
+
+
+def _prompt_kinds(args: argparse.Namespace) -> dict[str, Any]:
+    return {"kind": args.kind or "mixed", "scribbles": args.scribbles or "stroke"}
+
+
+def _prompt_folder(config: Config, args: argparse.Namespace) -> Path | None:
+    """The folder of recorded prompts; None: prompts are simulated, or there are none."""
+    folders = [given for given in args.prompts if isinstance(given, Path)]
+    if not folders or config.mode == "automatic":
+        return None
+    if len(args.prompts) > 1:
+        raise ValueError(f"--prompts {folders[0]}: expected one folder, or numbers")
+    return folders[0]
 
 
 def _write_summary(
@@ -180,7 +212,7 @@ def _write_summary(
         by_task = reports.summarize(scores, baseline, args.unit, by_task=True)
         write_text(args.out / "by_task.csv", reports.summary_csv(by_task, structures))
         write_text(args.out / "by_task.md", reports.summary_markdown(by_task, structures) + "\n")
-    numbered = [summary for summary in summaries if summary.set_size is not None]
+    numbered = [summary for summary in summaries if summary.set_size is not None and summary.round == 1]
     if baseline is not None and numbered:
         plots.improvement_by_set_size(args.out / "improvement_by_set_size.png", numbered)
     return table
@@ -195,7 +227,8 @@ def _write_by_scans(
     from .. import plots, reports
 
     whole, whole_baseline = (
-        None if part is None else [score for score in part if score.set_size is None] for part in (scores, baseline)
+        None if part is None else [score for score in part if score.set_size is None and score.round == 1]
+        for part in (scores, baseline)
     )
     summaries = reports.summarize(whole or [], whole_baseline, args.unit, by_scans=True)
     write_text(args.out / "by_scans.csv", reports.summary_csv(summaries, structures))
@@ -206,19 +239,23 @@ def _write_by_scans(
             plots.improvement_by_scans(args.out / name, [s for s in summaries if s.prompts == count])
 
 
-def _draw(args: argparse.Namespace, groups: Sequence[Group], ensembles: Mapping[str, Ensemble]) -> None:
+def _draw(
+    args: argparse.Namespace, groups: Sequence[Group], ensembles: Mapping[str, Ensemble], conditions: Mapping[str, Any]
+) -> None:
     """Draws the first images of the largest group, segmented as one set, with the fewest prompts."""
-    from functools import partial
+    from dataclasses import replace
 
     from .. import plots
     from ..data import collate
-    from ..prompts import draw_prompts
+    from ..evaluation import prompt_maker, with_recorded
 
     group = max(groups, key=lambda group: min(len(group.samples), SHOWN_IMAGES))
     group = replace(group, samples=group.samples[: 2 * SHOWN_IMAGES])
-    count = min(args.prompts)
-    draw = partial(draw_prompts, positive=count, negative=count, kind=args.kind)
-    batch = collate([group], prompts=None if group.label is None else draw)
+    config, recorded = ensembles["network"].config, conditions.get("recorded")
+    simulate = prompt_maker(config, min(conditions["prompts"]), **_prompt_kinds(args), boxes=args.boxes)
+    batch = collate([group], prompts=simulate)
+    if recorded is not None:
+        batch = with_recorded(batch, recorded[group.name], config)
     assert batch.masks is not None
     predictions = {}
     for name, ensemble in ensembles.items():
@@ -232,3 +269,7 @@ def _draw(args: argparse.Namespace, groups: Sequence[Group], ensembles: Mapping[
 
 def _set_size(text: str) -> int | str:
     return text if text == "all" else positive_int(text)
+
+
+def _number_or_folder(text: str) -> int | Path:
+    return positive_int(text) if text.isdecimal() else Path(text)

@@ -81,6 +81,27 @@ def add_sets_of(parser: Any, default: str) -> None:
     )
 
 
+def add_prompt_kinds(parser: Any, default: str = "") -> None:
+    """Adds --kind and --scribbles.
+
+    Args:
+        parser: of a command, or an argument group.
+        default: text on the defaults of the command, for the help.
+    """
+    parser.add_argument(
+        "--kind",
+        choices=("mixed", "both", "any", "scribble", "click"),
+        help="prompts of an image: scribbles or clicks (mixed), either of them for each prompt (both), or scribbles,"
+        f" clicks or both in numbers of their own (any){default.format('mixed')}",
+    )
+    parser.add_argument(
+        "--scribbles",
+        choices=("stroke", "line", "centerline", "contour", "mixed"),
+        help="how scribbles are drawn: as one stroke each, or as ScribblePrompt draws them; mixed: any of its three"
+        f" kinds{default.format('stroke')}",
+    )
+
+
 def add_split(parser: Any) -> None:
     """Adds --split.
 
@@ -248,3 +269,27 @@ def positive_float(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
     return number
+
+
+def image_size(text: str) -> tuple[int, int] | str:
+    """HxW or "stored", for `type=` of an option."""
+    if text == "stored":
+        return text
+    height, _, width = text.partition("x")
+    return positive_int(height), positive_int(width)
+
+
+def set_sizes(text: str) -> tuple[int, int] | str:
+    """MIN-MAX or "all", for `type=` of an option."""
+    if text == "all":
+        return text
+    minimum, _, maximum = text.partition("-")
+    return positive_int(minimum), positive_int(maximum)
+
+
+def weight(text: str) -> tuple[str, float]:
+    """NAME=WEIGHT, for `type=` of an option."""
+    name, equals, number = text.rpartition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected NAME=WEIGHT")
+    return name, float(number)

@@ -15,12 +15,19 @@ EXAMPLE = """\
   interconv prompts --out prompts.png
   interconv prompts --data scans/ --label 2 --numbers 1 4 --out prompts.png"""
 SHOWN_IMAGES = 4
-MARKER_SIZES = {"scribble": 1.6, "click": 4.0}  # in points
+# title; kind, scribbles and boxes of `draw_prompts`; size of the markers in points
+KINDS = (
+    ("{0} + {0} strokes", "scribble", "stroke", None, 1.6),
+    ("{0} + {0} lines", "scribble", "line", None, 1.6),
+    ("centerlines", "scribble", "centerline", None, 1.6),
+    ("contours", "scribble", "contour", None, 1.6),
+    ("{0} + {0} clicks, box", "click", "stroke", 1.0, 4.0),
+)
 
 
 def add(subparsers: Any) -> None:
     """Adds the command and its options."""
-    parser = add_command(subparsers, "prompts", run, "draw a picture of simulated scribbles and clicks", EXAMPLE)
+    parser = add_command(subparsers, "prompts", run, "draw a picture of simulated scribbles, clicks and boxes", EXAMPLE)
     parser.add_argument("--data", metavar="PATH", help="images with masks (default: simulated brain scans)")
     parser.add_argument("--label", help="name of the label (default: the first in the data)")
     parser.add_argument(
@@ -36,8 +43,8 @@ def add(subparsers: Any) -> None:
         metavar="N",
         type=positive_int,
         nargs="+",
-        default=[2, 8],
-        help="numbers of positive prompts, and of negative ones (default: 2 8)",
+        default=[3],
+        help="numbers of positive prompts, and of negative ones (default: 3)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
@@ -51,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
     images, masks = _simulate(args.seed) if args.data is None else _read(args)
     rows = []
-    for kind, marker_size in MARKER_SIZES.items():
-        for number in args.numbers:
-            seeds = [seed_of(args.seed, i) for i in range(len(masks))]
-            drawn = draw_prompts(masks, seeds, number, number, kind)  # type: ignore[arg-type]
-            rows.append((f"{number} + {number} {kind}s", drawn, marker_size))
+    seeds = [seed_of(args.seed, i) for i in range(len(masks))]
+    for title, kind, scribbles, boxes, marker_size in KINDS:
+        for number in args.numbers if "{0}" in title else args.numbers[:1]:
+            drawn = draw_prompts(masks, seeds, number, number, kind, scribbles, boxes)  # type: ignore[arg-type]
+            rows.append((title.format(number), drawn, marker_size))
     plots.prompts(args.out, images, masks, rows)
     print(f"Wrote {args.out}")
     return 0

@@ -67,7 +67,8 @@ def add(subparsers: Any) -> None:
         metavar="FOLDER",
         type=Path,
         help="for runs in interactive mode: folder of files named as the images and of their size, 1 at positive"
-        " prompts and 2 at negative ones; an image without a file has no prompts",
+        " prompts, 2 at negative ones and, if the network takes boxes, 3 at pixels of a box; an image without a file"
+        " has no prompts",
     )
     add_grouping(parser)
     add_device(parser)
@@ -102,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
     write_text(about, text)
     files = []
     for scans in tqdm(sets, desc="segmenting", unit="set", disable=None, leave=False):
-        prompts = None if args.prompts is None else [read_prompts(args.prompts, scan) for scan in scans]
+        prompts = (
+            None if args.prompts is None else [read_prompts(args.prompts, scan, config.boxes > 0) for scan in scans]
+        )
         found = segment(ensemble, scans, prompts, max_set_size)
         files += write_segmentations(args.out, found, args.save, list(names.values()), overwrite=True)  # checked above
     sets_of = f"{len(sets)} set{'s' * (len(sets) != 1)} ({rule})"
@@ -117,6 +120,6 @@ def _check_readable(scan: Scan, config: Config, prompts: Path | None) -> None:
     from ..inference import check_prompts
 
     sample = replace(scan, mask_reader=None).load(None, config.channels)
-    drawn = None if prompts is None else read_prompts(prompts, scan)
+    drawn = None if prompts is None else read_prompts(prompts, scan, config.boxes > 0)
     if drawn is not None:
-        check_prompts(drawn, sample)
+        check_prompts(drawn, sample, config.prompt_channels)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .interrupts import ctrl_c
 from .options import (
     add_command,
     add_data,
     add_device,
     add_grouping,
     add_memory,
+    add_prompt_kinds,
     add_sets_of,
     add_split,
     add_workers,
     device_of,
+    image_size,
     positive_int,
+    set_sizes,
     store_of,
+    weight,
     workers_of,
 )
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data import Part, Split, TensorStore
+    from ..data import Group, Part, Split, TensorStore
 
 EXAMPLE = """\
   interconv train --mode automatic --data scans/ --network simpleunet-60K --out runs/interconv --seeds 0 1 2
@@ -67,9 +69,16 @@ def add(subparsers: Any) -> None:
         task,
         "folders or .npz files; without --validation, 60 %% of the subjects are for training, 20 %% for validation",
     )
-    task.add_argument("--validation", metavar="PATH", nargs="+", help="folders or .npz files to validate on")
+    task.add_argument("--validation", metavar="PATH", nargs="+", help="other folders or .npz files to validate on")
     task.add_argument(
-        "--size", metavar="HxW", type=_image_size, help="size of the images, or 'stored' (default: 128x128)"
+        "--hold-out",
+        action="store_true",
+        default=None,
+        help="with --validation: split the subjects of all data sets; train on 60 %% of --data, validate on 20 %% of"
+        " them, too, and on 20 %% of --validation",
+    )
+    task.add_argument(
+        "--size", metavar="HxW", type=image_size, help="size of the images, or 'stored' (default: 128x128)"
     )
     task.add_argument("--channels", type=positive_int, help="channels of the images (default: 1)")
     task.add_argument(
@@ -110,16 +119,47 @@ def add(subparsers: Any) -> None:
     training.add_argument(
         "--set-sizes",
         metavar="MIN-MAX",
-        type=_set_sizes,
+        type=set_sizes,
         help="images in a set, or 'all' of a group (default: 1-8; in automatic mode: all)",
     )
     training.add_argument(
-        "--augmentation", choices=("none", "small", "scribbleprompt", "nnunet"), help="random changes (default: small)"
+        "--sampling",
+        choices=("hierarchical", "even"),
+        help="how tasks are sampled: first the data set, then modality and axis, then the label; or each alike"
+        " (default: hierarchical; in automatic mode: even)",
     )
     training.add_argument(
-        "--kind",
-        choices=("mixed", "both", "scribble", "click"),
-        help="kind of the prompts: of an image or (both) of each prompt (interactive mode; default: mixed)",
+        "--weights",
+        metavar="NAME=W",
+        type=weight,
+        nargs="+",
+        help="with hierarchical sampling: weights of data sets or of parts of them, such as heart=2 heart/mr=0.5"
+        " (default: 1)",
+    )
+    training.add_argument(
+        "--augmentation",
+        choices=("none", "small", "scribbleprompt", "nnunet"),
+        help="random changes of each image (default: small)",
+    )
+    training.add_argument(
+        "--set-augmentation",
+        choices=("none", "small", "scribbleprompt", "nnunet"),
+        help="random changes that all images of a set share (default: none)",
+    )
+    add_prompt_kinds(training, " (interactive mode; default: {})")
+    training.add_argument(
+        "--boxes",
+        metavar="P",
+        type=float,
+        help="probability of a box around the label; above 0, the network has a channel for boxes (interactive mode;"
+        " default: 0)",
+    )
+    training.add_argument(
+        "--rounds",
+        metavar="R",
+        type=positive_int,
+        help="passes of each step; from the second on, prompts are added where the prediction is wrong (interactive"
+        " mode; default: 1)",
     )
     training.add_argument(
         "--prompted",
@@ -132,6 +172,11 @@ def add(subparsers: Any) -> None:
         "--patience",
         type=positive_int,
         help="steps without a lower validation loss before training stops (default: 40000)",
+    )
+    training.add_argument(
+        "--selection",
+        choices=("loss", "dice"),
+        help="keep the weights of the lowest validation loss or of the highest validation Dice (default: loss)",
     )
     training.add_argument("--optimizer", choices=("adam", "sgd"), help="sgd: as nnU-Net's (default: adam)")
     training.add_argument("--learning-rate", type=float, help="learning rate (default: 0.001)")
@@ -159,8 +204,6 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains the run of each seed, one after the other."""
-    if args.split is not None and args.validation:
-        args.parser.error("--split: expected no --validation with it")
     if args.extend is not None and args.resume is None:
         args.parser.error("--extend: expected --resume with it")
     import torch
@@ -179,6 +222,8 @@ def run(args: argparse.Namespace) -> int:
         for folder, _ in runs:
             if (folder / FILE).exists():
                 raise ValueError(f"{folder}: holds a run, expected a new folder, or --resume {folder}")
+    if args.split is not None and any(config.validation_data and not config.hold_out for _, config in runs):
+        args.parser.error("--split: expected no --validation with it, or --hold-out")
     split = None if args.split is None else Split.read(args.split)
     for folder, config in runs:
         _train(folder, config, split, device, workers_of(args, device), store_of(args, folder))
@@ -198,28 +243,33 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
     )
     from ..training import train
 
-    collections = read_data(config, config.data)
-    if config.validation_data:
-        validation = read_data(config, config.validation_data)
-        check_disjoint(collections, validation)
-        groups, held_out = (groups_of(config, part, min_images=1, store=store) for part in (collections, validation))
+    collections, others = read_data(config, config.data), read_data(config, config.validation_data)
+    check_disjoint(collections, others)
+    held_out: list[Group] = []
+    if config.validation_data and not config.hold_out:
+        groups, validation = (groups_of(config, found, min_images=1, store=store) for found in (collections, others))
     else:
         if not (folder / "split.json").exists():
-            split = split or Split.of(collections)
-            for collection in collections:
+            split = split or Split.of([*collections, *others])
+            for collection in [*collections, *others]:
                 split.select(collection, "train")  # a split that is given must know all data sets
             split.write(folder / "split.json")
         split = Split.read(folder / "split.json")
-        groups, held_out = (groups_of(config, collections, part, 1, split, store) for part in PARTS)
-    check_unchanged(folder, [*groups, *held_out])
-    print(f"{folder}: {_about(config)}; {len(groups)} groups for training, {len(held_out)} for validation, {device}")
-    with _ctrl_c() as pressed:
+        groups, validation = (groups_of(config, collections, part, 1, split, store) for part in PARTS)
+        if others:
+            held_out, validation = validation, groups_of(config, others, "validation", 1, split, store)
+    check_unchanged(folder, [*groups, *validation, *held_out])
+    counts = f"{len(groups)} groups for training, {len(validation)} for validation"
+    counts += f", {len(held_out)} held out" if held_out else ""
+    print(f"{folder}: {_about(config)}; {counts}, {device}")
+    with ctrl_c() as pressed:
         try:
             training = train(
                 folder,
                 config,
                 training_batches(config, groups),
-                validation_batches(config, held_out),
+                validation_batches(config, validation),
+                held_out=validation_batches(config, held_out),
                 device=device,
                 workers=workers,
                 interrupted=lambda: bool(pressed),
@@ -227,7 +277,8 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped; to resume: interconv train --resume {folder}") from None
     reason = "the last step" if training.step == config.steps else f"early stopping, patience {config.patience}"
-    best = f"best at step {training.best_step}, validation loss {training.best_loss:.4f}"
+    value = f"Dice {1 - training.best_loss:.3f}" if config.selection == "dice" else f"loss {training.best_loss:.4f}"
+    best = f"best at step {training.best_step}, validation {value}"
     print(f"{folder}: ended at step {training.step} ({reason}); {best}")
 
 
@@ -239,6 +290,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     given["data"], given["validation_data"] = (
         paths and tuple(str(Path(path).resolve()) for path in paths) for paths in (args.data, args.validation)
     )
+    if args.weights is not None:
+        given["weights"] = dict(args.weights)
     if args.features is not None:
         given["features"] = args.features[0] if len(args.features) == 1 else tuple(args.features)
     given = {name: value for name, value in given.items() if value is not None}
@@ -290,6 +343,7 @@ def _configs(args: argparse.Namespace) -> list[Config]:
         args.parser.error(f"expected {', '.join([*missing, *(['--out'] if args.out is None else [])])} (or --resume)")
     if values["mode"] == "automatic":
         values.setdefault("set_sizes", None)
+        values.setdefault("sampling", "even")
         values.setdefault("labels", labels_of(values["data"], values.get("axis", "axial")))
     seeds = args.seeds or [values.get("seed", 0)]
     return [Config(**{**values, "seed": seed}) for seed in seeds]
@@ -299,33 +353,3 @@ def _about(config: Config) -> str:
     count = sum(p.numel() for p in config.new_network().parameters())
     placement = "baseline" if config.interconv is None else f"InterConv ({config.interconv})"
     return f"{config.network}, {placement}, {count:,} parameters"
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
-    """Yields a list that Ctrl-C appends to. A second Ctrl-C stops the process at once."""
-    pressed: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _image_size(text: str) -> tuple[int, int] | str:
-    if text == "stored":
-        return text
-    height, _, width = text.partition("x")
-    return positive_int(height), positive_int(width)
-
-
-def _set_sizes(text: str) -> tuple[int, int] | str:
-    if text == "all":
-        return text
-    minimum, _, maximum = text.partition("-")
-    return positive_int(minimum), positive_int(maximum)

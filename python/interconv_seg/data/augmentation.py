@@ -19,7 +19,17 @@ from ..seeding import random_of, seed_of
 from .files import IGNORED
 
 Range = tuple[float, float]
-INTENSITIES = ("gamma", "contrast", "bias", "blur", "sharpen", "low_resolution", "noise")  # in this order
+INTENSITIES = (  # in this order
+    "inverted_gamma",
+    "gamma",
+    "brighten",
+    "contrast",
+    "bias",
+    "blur",
+    "sharpen",
+    "low_resolution",
+    "noise",
+)
 
 
 @dataclass(frozen=True)
@@ -31,16 +41,23 @@ class Augmentation:
     Attributes:
         shared_geometry: the geometry is the same for all samples of a set, which fits scans that are aligned with each
             other. False: each sample has its own.
+        shared_intensities: the other changes are the same for all samples of a set, too, apart from noise, which is of
+            the same strength.
         flip: the probability of a flip along each axis.
         affine: the probability of rotation, scaling and shift together.
         rotation: the maximum angle in degrees, in both directions.
         scale: (min, max) magnification.
+        scaling: the probability of scaling, if that is independent of `affine`; None: they come together.
         shift: the maximum shift, as a part of the size.
         elastic: the probability of a smooth deformation.
         elastic_pixels: (min, max) standard deviation of the displacements in pixels.
         elastic_spacing: the distance in pixels over which displacements vary.
         gamma: the probability of x -> x^g, g in `gamma_range`.
+        inverted_gamma: the probability of x -> 1 - (1 - x)^g.
         gamma_range: (min, max) of g.
+        keep_statistics: after either, the image gets the mean and the standard deviation that it had.
+        brighten: the probability of x -> c x, c in `brighten_range`.
+        brighten_range: (min, max) of c.
         contrast: the probability of x -> c (x - mean) + mean + b.
         contrast_range: (min, max) of c.
         brightness: the maximum of |b|.
@@ -57,16 +74,22 @@ class Augmentation:
     """
 
     shared_geometry: bool = False
+    shared_intensities: bool = False
     flip: float = 0.0
     affine: float = 0.0
     rotation: float = 15.0
     scale: Range = (0.9, 1.1)
+    scaling: float | None = None
     shift: float = 0.06
     elastic: float = 0.0
     elastic_pixels: Range = (0.0, 2.0)
     elastic_spacing: float = 24.0
     gamma: float = 0.0
+    inverted_gamma: float = 0.0
     gamma_range: Range = (0.6, 1.7)
+    keep_statistics: bool = False
+    brighten: float = 0.0
+    brighten_range: Range = (0.75, 1.25)
     contrast: float = 0.0
     contrast_range: Range = (0.8, 1.2)
     brightness: float = 0.1
@@ -99,8 +122,14 @@ class Augmentation:
         shared = [(seed, 0) for seed, _ in places]
         changed, changed_masks = self._move(images, masks, shared if self.shared_geometry else places)
         noise = torch.Generator().manual_seed(seed_of("noise", *seeds))
-        changed = self._change_intensities(changed, [random_of("intensity", *place) for place in places], noise)
+        of_sample = shared if self.shared_intensities else places
+        changed = self._change_intensities(changed, [random_of("intensity", *place) for place in of_sample], noise)
         return changed.clamp(0, 1), changed_masks
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether any probability is above 0."""
+        return any((getattr(self, name) or 0) > 0 for name in ("flip", "affine", "scaling", "elastic", *INTENSITIES))
 
     def _move(
         self, images: Tensor, masks: Tensor | None, places: Sequence[tuple[int, int]]
@@ -126,17 +155,21 @@ class Augmentation:
         """Where each pixel is sampled from, [H,W,2] as `F.grid_sample` takes it; None: it stays as it is."""
         flips = np.where(random.random(2) < self.flip, -1.0, 1.0)
         is_affine, is_elastic = random.random() < self.affine, random.random() < self.elastic
-        if flips.min() > 0 and not is_affine and not is_elastic:
+        is_scaled = is_affine if self.scaling is None else random.random() < self.scaling
+        if flips.min() > 0 and not is_affine and not is_elastic and not is_scaled:
             return None
         height, width = size
         y, x = torch.meshgrid(_centred(height), _centred(width), indexing="ij")  # in pixels
         if is_affine:
-            angle = math.radians(random.uniform(-self.rotation, self.rotation))
-            factor, (down, right) = random.uniform(*self.scale), random.uniform(-self.shift, self.shift, 2)
+            angle, factor = math.radians(random.uniform(-self.rotation, self.rotation)), random.uniform(*self.scale)
+            factor, (down, right) = factor if is_scaled else 1.0, random.uniform(-self.shift, self.shift, 2)
             cosine, sine = math.cos(angle) / factor, math.sin(angle) / factor
             y, x = cosine * y + sine * x + down * height, cosine * x - sine * y + right * width
+        elif is_scaled:
+            factor = random.uniform(*self.scale)
+            y, x = y / factor, x / factor
         if is_elastic:
-            smooth = _smooth_noise(random, 2, size, self.elastic_spacing) * random.uniform(*self.elastic_pixels)
+            smooth = smooth_noise(random, 2, size, self.elastic_spacing) * random.uniform(*self.elastic_pixels)
             y, x = y + smooth[0], x + smooth[1]
         return torch.stack([x * (flips[1] * 2 / width), y * (flips[0] * 2 / height)], dim=-1).float()
 
@@ -150,19 +183,28 @@ class Augmentation:
             numbers = [low + (high - low) * drawn[rows, first + 1 + k] for k, (low, high) in enumerate(ranges)]
             return rows, [torch.from_numpy(values).float()[:, None, None, None] for values in numbers]
 
-        rows, (power,) = chosen("gamma", self.gamma_range)
-        x[rows] = x[rows].clamp(0, 1) ** power
+        for name in ("inverted_gamma", "gamma"):
+            rows, (power,) = chosen(name, self.gamma_range)
+            before = x[rows].clamp(0, 1)
+            x[rows] = before**power if name == "gamma" else 1 - (1 - before) ** power
+            if self.keep_statistics and rows:
+                after = x[rows]
+                scale = before.std((2, 3), keepdim=True) / after.std((2, 3), keepdim=True).clamp(min=1e-7)
+                mean = before.mean((2, 3), keepdim=True)
+                x[rows] = (after - after.mean((2, 3), keepdim=True)) * scale + mean
+        rows, (factor,) = chosen("brighten", self.brighten_range)
+        x[rows] = factor * x[rows]
         rows, (factor, offset) = chosen("contrast", self.contrast_range, (-self.brightness, self.brightness))
         mean = x[rows].mean((2, 3), keepdim=True)
         x[rows] = factor * (x[rows] - mean) + mean + offset
         rows, (deviation,) = chosen("bias", self.bias_range)
         if rows:
             size = (x.shape[2], x.shape[3])
-            smooth = torch.stack([_smooth_noise(random[i], 1, size, max(size) / 2) for i in rows])
+            smooth = torch.stack([smooth_noise(random[i], 1, size, max(size) / 2) for i in rows])
             x[rows] = x[rows] * (deviation * smooth).exp()
         rows, (sigma,) = chosen("blur", self.blur_sigma)
         if rows:
-            x[rows] = _blurred(x[rows], sigma[:, 0, 0])
+            x[rows] = blurred(x[rows], sigma[:, 0, 0])
         rows, (factor,) = chosen("sharpen", (0.0, self.sharpness))
         if rows:
             smooth = F.avg_pool2d(F.pad(x[rows], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
@@ -177,13 +219,41 @@ class Augmentation:
         return x
 
 
+def in_turn(
+    augmentations: Sequence[Augmentation],
+    images: Tensor,
+    masks: Tensor | None,
+    lengths: Sequence[int],
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor | None]:
+    """Several augmentations, one after the other.
+
+    Args:
+        augmentations: in their order.
+        images: as in `Augmentation.__call__`, and so on.
+        masks: likewise.
+        lengths: likewise.
+        seeds: likewise; each augmentation gets others made of them.
+    """
+    for number, augmentation in enumerate(augmentations):
+        images, masks = augmentation(images, masks, lengths, [seed_of(seed, number) for seed in seeds])
+    return images, masks
+
+
 def _centred(count: int) -> Tensor:
     """The positions of pixels from the middle of the image."""
     return torch.arange(count) - (count - 1) / 2
 
 
-def _smooth_noise(random: np.random.Generator, channels: int, size: tuple[int, int], spacing: float) -> Tensor:
-    """Cubic B-splines through random nodes `spacing` pixels apart: [channels,H,W] of mean 0 and variance 1."""
+def smooth_noise(random: np.random.Generator, channels: int, size: tuple[int, int], spacing: float) -> Tensor:
+    """Cubic B-splines through random nodes: [channels,H,W] of mean 0 and variance 1.
+
+    Args:
+        random: draws the nodes.
+        channels: the number of independent fields.
+        size: (H, W).
+        spacing: the distance of the nodes in pixels.
+    """
     rows, columns = (_splines(side, spacing) for side in size)
     nodes = random.standard_normal((channels, rows.shape[1], columns.shape[1]), dtype=np.float32)
     return torch.from_numpy(rows @ nodes @ columns.T)
@@ -199,9 +269,15 @@ def _splines(count: int, spacing: float) -> np.ndarray:
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
-def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of [n,C,H,W], sigma [n,1], with the border repeated."""
-    radius = max(1, math.ceil(3 * float(sigma.max())))
+def blurred(x: Tensor, sigma: Tensor, radius: int | None = None) -> Tensor:
+    """Gaussian blur with the border repeated.
+
+    Args:
+        x: [n,C,H,W].
+        sigma: the standard deviations, [n,1].
+        radius: of the kernel; None: three times the largest sigma.
+    """
+    radius = radius or max(1, math.ceil(3 * float(sigma.max())))
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(x.shape[1], dim=0)[:, None]  # [n C, 1, taps]
     planes = F.pad(x, (radius,) * 4, mode="replicate").flatten(0, 1)[None]
@@ -213,7 +289,10 @@ def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
 AUGMENTATIONS = {
     "none": Augmentation(),
     "small": Augmentation(affine=0.8, elastic=0.8, gamma=0.5, bias=0.3, blur=0.25, noise=0.4),
-    # configs/train_unet.yaml of github.com/halleewong/ScribblePrompt
+    # configs/train_unet.yaml of github.com/halleewong/ScribblePrompt. Its elastic field, white noise that is blurred by
+    # sigma = 6 to 8 and multiplied by alpha = 1 to 2, has a standard deviation of 1.5 alpha pixels at 128 x 128, and
+    # the autocorrelation of splines 12 pixels apart (measured with kornia 0.9). Two readings differ: shifts along both
+    # axes (its numbers, as kornia takes them, shift along one), and contrast about the mean (in kornia, about 0).
     "scribbleprompt": Augmentation(
         flip=0.5,
         affine=0.5,
@@ -221,8 +300,8 @@ AUGMENTATIONS = {
         scale=(0.8, 1.1),
         shift=0.2,
         elastic=0.25,
-        elastic_pixels=(1.0, 2.0),
-        elastic_spacing=7,
+        elastic_pixels=(1.5, 3.0),
+        elastic_spacing=12,
         contrast=0.5,
         brightness=0.1,
         blur=0.5,
@@ -230,12 +309,13 @@ AUGMENTATIONS = {
         sharpen=0.5,
         noise=0.5,
     ),
-    # nnUNetTrainer.get_training_transforms of nnU-Net 2, for 2-D
+    # nnUNetTrainer.get_training_transforms of nnU-Net 2, for 2-D. Its images have unit variance, ours are in [0, 1].
     "nnunet": Augmentation(
         flip=0.5,
         affine=0.2,
         rotation=180,
         scale=(0.7, 1.4),
+        scaling=0.2,
         shift=0,
         noise=0.1,
         noise_deviation=(0.0, 0.1),
@@ -245,7 +325,10 @@ AUGMENTATIONS = {
         contrast_range=(0.75, 1.25),
         brightness=0,
         low_resolution=0.25,
+        brighten=0.15,
         gamma=0.3,
+        inverted_gamma=0.1,
         gamma_range=(0.7, 1.5),
+        keep_statistics=True,
     ),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import nifti
@@ -40,19 +41,23 @@ def prompt_files(folder: Path, scans: Iterable[Scan]) -> list[Path]:
     return found
 
 
-def read_prompts(folder: Path | str, scan: Scan) -> Tensor | None:
+def read_prompts(folder: Path | str, scan: Scan, boxes: bool = False) -> Tensor | None:
     """Reads the prompts that a user drew for a scan.
 
     Args:
         folder: holds a file for each case, named as the image (NIfTI for NIfTI, else PNG) and of its size: 1 at
-            positive prompts, 2 at negative ones, else 0.
+            positive prompts, 2 at negative ones, 3 at pixels of a box, such as two opposite corners or all on its
+            border, else 0.
         scan: the scan.
+        boxes: whether the network takes boxes.
 
     Returns:
-        float32 [2,H,W], 1 at positive (channel 0) and negative (channel 1) prompts; None if there is no file.
+        float32 [2,H,W], 1 at positive (channel 0) and negative (channel 1) prompts; with `boxes` [3,H,W], 1 in the
+        smallest rectangle around the pixels of the box (channel 2). None if there is no file.
 
     Raises:
-        DataError: there is no such folder, or the file is broken, holds other values, or lies elsewhere than the image.
+        DataError: there is no such folder, or the file is broken, holds other values (or a box that the network does
+            not take), or lies elsewhere than the image.
     """
     folder = Path(folder)
     _check_folder(folder)
@@ -62,9 +67,27 @@ def read_prompts(folder: Path | str, scan: Scan) -> Tensor | None:
     if is_nifti(file):
         nifti.check_same_grid(scan.source, file)
     values = torch.from_numpy(read_mask(file, scan.index, scan.axis, scan.source if is_nifti(file) else None))
-    if values.max() > 2:
-        raise DataError(f"{file}: holds {values.max()}, expected 0, 1 (positive prompt) and 2 (negative prompt)")
-    return torch.stack([values == 1, values == 2]).float()
+    if values.max() > 2 + boxes:
+        expected = "0, 1 (positive prompt)"
+        expected += ", 2 (negative prompt) and 3 (box)" if boxes else " and 2 (negative prompt)"
+        takes = "; the network takes no boxes" if values.max() == 3 else ""
+        raise DataError(f"{file}: holds {values.max()}, expected {expected}{takes}")
+    prompts = torch.stack([values == 1, values == 2, values == 3][: 2 + boxes]).float()
+    if boxes:
+        rows, columns = prompts[2].nonzero(as_tuple=True)
+        if len(rows):
+            prompts[2, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+    return prompts
+
+
+def resize_prompts(prompts: Tensor, size: tuple[int, int]) -> Tensor:
+    """Prompts [C,H,W] at another size (H, W). Every prompt keeps at least one pixel.
+
+    Args:
+        prompts: as from `read_prompts`.
+        size: of the input of a network.
+    """
+    return F.adaptive_max_pool2d(prompts.float(), size)
 
 
 def _check_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ import interconv_kernels as ik
 from ..seeding import random_of, seed_of
 from .errors import DataError
 from .files import IGNORED
+from .sampling import Sampling, group_probabilities
 from .scans import Sample
 
 SetRule: TypeAlias = Literal["subject", "task", "all"]
@@ -223,7 +224,7 @@ class SetBatches(Dataset[Batch]):
     With workers: `DataLoader(batches, batch_size=None, sampler=range(first_step, last_step), num_workers=4)`.
 
     Args:
-        groups: sampled uniformly and independently, whatever their sizes.
+        groups: sampled independently, whatever their sizes.
         sets_per_batch: B (8 in the paper).
         set_sizes: (min, max). One K is sampled uniformly from this range for each batch (section 4.1: 1 to 8), and each
             set is K different samples of its group, or all if it has fewer. None: a set is the whole group, in random
@@ -232,9 +233,13 @@ class SetBatches(Dataset[Batch]):
         prompts: as in `collate`.
         seed: of all random choices.
         prompt_some: as in `collate`.
+        sampling: "hierarchical", first the data set, then each further part of the task (modality, axis), and last the
+            group (the label or the subject), as in ScribblePrompt; or "even", each group alike.
+        weights: for hierarchical sampling, the weight of a data set, or of a part of it: "heart", "heart/mr". Among
+            alternatives, each is sampled in proportion to its weight. Default: 1.
 
     Raises:
-        ValueError: no groups, or numbers that are out of range.
+        ValueError: no groups, numbers that are out of range, or a weight of what no group is in.
     """
 
     def __init__(
@@ -246,6 +251,8 @@ class SetBatches(Dataset[Batch]):
         prompts: PromptMaker | None = None,
         seed: int = 0,
         prompt_some: bool = False,
+        sampling: Sampling = "even",
+        weights: Mapping[str, float] | None = None,
     ):
         if not groups:
             raise ValueError("no groups: expected at least one (all tasks may have had too few images)")
@@ -255,13 +262,14 @@ class SetBatches(Dataset[Batch]):
             raise ValueError(f"set_sizes = {set_sizes}: expected (min, max) with 1 <= min <= max")
         self.groups, self.sets_per_batch, self.set_sizes = tuple(groups), sets_per_batch, set_sizes
         self.transform, self.prompts, self.seed, self.prompt_some = transform, prompts, seed, prompt_some
+        self.probabilities = group_probabilities(self.groups, sampling, weights or {})
 
     def __getitem__(self, step: int) -> Batch:
         random = random_of(self.seed, "batch", step)
         size = None if self.set_sizes is None else int(random.integers(self.set_sizes[0], self.set_sizes[1] + 1))
         drawn = []
         for _ in range(self.sets_per_batch):
-            group = self.groups[random.integers(len(self.groups))]
+            group = self.groups[random.choice(len(self.groups), p=self.probabilities)]
             order = random.permutation(len(group.samples))[:size]
             drawn.append(replace(group, samples=tuple(group.samples[i] for i in order)))
         seeds = [seed_of(self.seed, "set", step, b) for b in range(self.sets_per_batch)]
