@@ -94,7 +94,7 @@ class InterConvBackwardFunction(torch.autograd.Function):
             grad_g = term if grad_g is None else grad_g + term
             grad_u = interconv2d_backward(g, u, gg_weight, *rest, [True, False, False])[0]
         elif by_bias:
-            term = gg_bias.view(1, -1, 1, 1).expand_as(g)
+            term = gg_bias.view(-1, *[1] * (g.dim() - 2)).expand_as(g)
             grad_g = term if grad_g is None else grad_g + term
         return grad_g, grad_u, grad_weight, *(None,) * 8
 

@@ -26,7 +26,7 @@ from .sets import SetIndex
 _library = torch.library.Library("interconv", "DEF")
 
 _SETS = "Tensor offsets, Tensor set_ids"
-_CONV = "int[2] stride, int[2] padding, int[2] dilation, str algorithm, str backend"
+_CONV = "int[] stride, int[] padding, int[] dilation, str algorithm, str backend"
 
 
 def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -194,14 +194,21 @@ def _forward(
     if u.shape[0] == 0:
         return _new_output(u, weight, conv)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
+    if u.dim() == 5 and conv.is_pointwise(weight):
+        y = _forward(_image(u), _image(weight), bias, slope, sets, (1, 1), (0, 0), (1, 1), algorithm, backend)
+        return y.unflatten(2, u.shape[2:4])
     bias = None if bias is None else bias.contiguous()  # that of a gradient may be expanded
     choice = choose(backend, algorithm, "forward", conv, u, weight, sets)
     return algorithms.forward(choice, conv, u, weight, bias, sets, slope)
 
 
+def _image(volume: Tensor) -> Tensor:
+    """[N,C,D,H,W] as [N,C,D*H,W], in the same memory: kernels of size 1 see pixels alone."""
+    return volume.flatten(2, 3)
+
+
 def _conv(u: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
-    fmt = common_format(u, weight)
-    return Conv((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), fmt)
+    return Conv(tuple(stride), tuple(padding), tuple(dilation), common_format(u, weight))
 
 
 def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
@@ -230,6 +237,11 @@ def interconv2d_backward(
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
+    if u.dim() == 5 and conv.is_pointwise(weight):
+        images = (_image(x) for x in (g, u, dense_weight))
+        grads = interconv2d_backward(*images, offsets, set_ids, (1, 1), (0, 0), (1, 1), algorithm, backend, need)
+        shapes = (u.shape, weight.shape, weight.shape[:1])
+        return tuple(x.view(shape) if needed else x for x, shape, needed in zip(grads, shapes, need, strict=True))
     sets = SetIndex(offsets, set_ids)
     choice = choose(backend, algorithm, "backward", conv, u, dense_weight, sets)
     grads = algorithms.backward(choice, conv, g, u, dense_weight, sets, need)

@@ -15,8 +15,8 @@ from ._backends import registry
 from ._backends.contract import DIRECTIONS, Direction, TunableLayer
 from ._device_time import milliseconds
 from ._progress import Progress
+from .arguments import cast_for_autocast
 from .convolution import Conv
-from .functional import cast_for_autocast
 from .layout import common_format
 from .modules import InterConv2d
 from .sets import Sets
