@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import interconv_kernels as ik
-from interconv_kernels.reference import concat_interconv2d
+from interconv_kernels.reference import concat_interconv
 
 from .suites import Case, is_ragged
 
@@ -77,14 +77,14 @@ def make_implementations(
 def _make(name: str, case: Case, channels_last: bool, device: torch.device) -> Implementation:
     lengths, stride = case.lengths, case.layer.stride
     if name == "concat":
-        return partial(concat_interconv2d, lengths=lengths, stride=stride)
+        return partial(concat_interconv, lengths=lengths, stride=stride)
     if name == "compiled-concat":
-        concat = partial(concat_interconv2d, lengths=lengths, stride=stride)
+        concat = partial(concat_interconv, lengths=lengths, stride=stride)
         return torch.compile(concat, fullgraph=True, dynamic=False)
     if name == "eager-split":
         return partial(eager_split, size=lengths[0], stride=stride, channels_last=channels_last)
     if name == "loop-concat":
-        return partial(loop, lambda u, w, b: concat_interconv2d(u, w, b, [len(u)], stride), lengths=lengths)
+        return partial(loop, lambda u, w, b: concat_interconv(u, w, b, [len(u)], stride), lengths=lengths)
     if name == "loop-split":
         return partial(loop, lambda u, w, b: eager_split(u, w, b, len(u), stride, channels_last), lengths=lengths)
     if name == "padded-concat":

@@ -1,6 +1,6 @@
 """Results are checked before they are timed: output and gradients against reference results.
 
-For layers the reference is `interconv_kernels.reference.interconv2d` in float64. The allowed relative error is eight
+For layers the reference is `interconv_kernels.reference.interconv` in float64. The allowed relative error is eight
 times the error that the authors' layer in plain torch makes on the same values, device and dtype, plus a few roundings.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from interconv_kernels.reference import concat_interconv2d, interconv2d, relative_error
+from interconv_kernels.reference import concat_interconv, interconv, relative_error
 
 from .baselines import MEMORY_FORMATS, Implementation, MemoryFormat
 from .suites import Case, Direction
@@ -72,8 +72,8 @@ def expect(case: Case, inputs: Inputs, device: torch.device, directions: Sequenc
     needed: list[Direction] = ["both"] if any(direction != "fwd" for direction in directions) else ["fwd"]
     options: dict[str, Any] = {"lengths": case.lengths, "stride": case.layer.stride}
     exact = Inputs(*(x.detach().double().requires_grad_() for x in inputs))
-    values = compute(partial(interconv2d, **options), exact, needed)
-    plain = compute(partial(concat_interconv2d, **options), inputs.to("contiguous", device), needed)
+    values = compute(partial(interconv, **options), exact, needed)
+    plain = compute(partial(concat_interconv, **options), inputs.to("contiguous", device), needed)
     rounding = ROUNDINGS[inputs.u.dtype]
     allowed = {name: ERROR_FACTOR * relative_error(plain[name], want) + rounding for name, want in values.items()}
     if needed == ["both"]:

@@ -47,9 +47,9 @@ def _backward(g: Shape, u: Shape, weight: Shape, offsets: Shape, *rest: Any, **_
 
 def _register(counter: ModuleType) -> None:
     for name, formula in (
-        ("interconv2d", _forward),
-        ("interconv2d_leaky_relu", _leaky_relu),
-        ("interconv2d_backward", _backward),
+        ("interconv", _forward),
+        ("interconv_leaky_relu", _leaky_relu),
+        ("interconv_backward", _backward),
     ):
         counter.register_flop_formula(getattr(torch.ops.interconv, name))(formula)
 

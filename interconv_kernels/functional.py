@@ -25,7 +25,7 @@ from .arguments import (
 )
 from .as_sets import as_sets
 from .autograd import SetTransformed, is_transformed, needs_derivatives
-from .autograd import interconv2d as differentiable
+from .autograd import interconv as differentiable
 from .choice import is_decomposed, is_traced
 from .convolution import Conv
 from .errors import unknown_name
@@ -254,13 +254,13 @@ def _layer(
     # A graph of torch.jit.trace holds operators alone, and those with derivatives, whether or not it needs them now.
     if negative_slope is not None and not traced and not differentiated and not torch.jit.is_tracing():
         slope = _slopes(negative_slope, u, weight.shape[0])
-        return torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
+        return torch.ops.interconv.interconv_leaky_relu(u, weight, bias, slope, *index, *settings)
     if traced:
-        y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
+        y = traceable.interconv(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
     elif differentiated and not torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
         y = differentiable(u, weight, bias, *index, *settings)
     else:
-        y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
+        y = torch.ops.interconv.interconv(u, weight, bias, *index, *settings)
     return y if negative_slope is None else leaky_relu(y, negative_slope)
 
 

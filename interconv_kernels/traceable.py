@@ -19,7 +19,7 @@ from .convolution import CONVOLUTIONS, Conv
 from .layout import sum_dtype
 
 
-def interconv2d(
+def interconv(
     u: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, set_ids: Tensor, conv: Conv, backend: str | None
 ) -> Tensor:
     """y [N,Co,H',W'] of u [N,C,H,W] and weight [Co,2C,k,k], in the memory format that torch's convolution chooses.
