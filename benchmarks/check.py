@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from interconv_kernels.layout import CHANNELS_LAST
 from interconv_kernels.reference import concat_interconv, interconv, relative_error
 
 from .baselines import MEMORY_FORMATS, Implementation, MemoryFormat
@@ -35,6 +36,8 @@ class Inputs(NamedTuple):
     def to(self, memory_format: MemoryFormat, device: torch.device) -> Inputs:
         """A copy in this memory format and on this device; u, weight and bias require gradients."""
         fmt = MEMORY_FORMATS[memory_format]
+        if fmt == torch.channels_last:
+            fmt = CHANNELS_LAST[self.u.dim()]
         u, weight, grad_y = (
             x.detach().to(device, memory_format=fmt, copy=True) for x in (self.u, self.weight, self.grad_y)
         )
@@ -60,10 +63,11 @@ def make_inputs(case: Case, dtype: torch.dtype) -> Inputs:
     def values(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
 
-    depth = 2 * layer.in_channels * layer.kernel**2
-    u = values(case.samples, layer.in_channels, layer.height, layer.width)
-    weight = values(layer.out_channels, 2 * layer.in_channels, layer.kernel, layer.kernel) / depth**0.5
-    grad_y = values(case.samples, layer.out_channels, layer.out_height, layer.out_width)
+    terms = 2 * layer.in_channels * layer.taps
+    kernel = [layer.kernel] * len(layer.size)
+    u = values(case.samples, layer.in_channels, *layer.size)
+    weight = values(layer.out_channels, 2 * layer.in_channels, *kernel) / terms**0.5
+    grad_y = values(case.samples, layer.out_channels, *layer.out_size)
     return Inputs(*(x.to(dtype) for x in (u, weight, values(layer.out_channels), grad_y)))
 
 

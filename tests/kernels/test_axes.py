@@ -1,4 +1,4 @@
-"""Signals, volumes and tokens: the layer over one or three axes, `InterLinear`, and surgery on nn.Conv1d and the like."""
+"""Signals, volumes and tokens: the layer over one or three axes, `InterLinear`, and surgery on their plain layers."""
 
 import pytest
 import torch
