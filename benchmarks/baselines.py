@@ -1,6 +1,7 @@
 """The implementations that are compared: this library's layer, and baselines in plain torch that do the same work.
 
-An implementation maps u [N,C,H,W], weight [Co,2C,k,k] and bias [Co] to y [N,Co,H',W'], for the sets of one case.
+An implementation maps u [N,C,H,W], weight [Co,2C,k,k] and bias [Co] to y [N,Co,H',W'], for the sets of one case; or the
+same for volumes.
 
 The baselines are as fast as we can write them in each memory format. In channels_last, torch's mean, cat and broadcast
 add are slow on [B,K,C,H,W], and their result is contiguous, so that the convolution reorders it again. They therefore
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import interconv_kernels as ik
-from interconv_kernels.reference import concat_interconv2d
+from interconv_kernels.reference import concat_interconv
 
 from .suites import Case, is_ragged
 
@@ -77,20 +78,21 @@ def make_implementations(
 def _make(name: str, case: Case, channels_last: bool, device: torch.device) -> Implementation:
     lengths, stride = case.lengths, case.layer.stride
     if name == "concat":
-        return partial(concat_interconv2d, lengths=lengths, stride=stride)
+        return partial(concat_interconv, lengths=lengths, stride=stride)
     if name == "compiled-concat":
-        concat = partial(concat_interconv2d, lengths=lengths, stride=stride)
+        concat = partial(concat_interconv, lengths=lengths, stride=stride)
         return torch.compile(concat, fullgraph=True, dynamic=False)
     if name == "eager-split":
         return partial(eager_split, size=lengths[0], stride=stride, channels_last=channels_last)
     if name == "loop-concat":
-        return partial(loop, lambda u, w, b: concat_interconv2d(u, w, b, [len(u)], stride), lengths=lengths)
+        return partial(loop, lambda u, w, b: concat_interconv(u, w, b, [len(u)], stride), lengths=lengths)
     if name == "loop-split":
         return partial(loop, lambda u, w, b: eager_split(u, w, b, len(u), stride, channels_last), lengths=lengths)
     if name == "padded-concat":
         return padded_concat(lengths, stride, channels_last, device)
     sets = ik.Sets.from_lengths(lengths, device=device)  # made once, as a network does for each batch
-    return partial(ik.interconv2d, sets=sets, stride=stride, algorithm=OUR_ALGORITHMS.get(name, "auto"))
+    layer = ik.interconv3d if case.layer.depth else ik.interconv2d
+    return partial(layer, sets=sets, stride=stride, algorithm=OUR_ALGORITHMS.get(name, "auto"))
 
 
 def eager_split(u: Tensor, weight: Tensor, bias: Tensor, size: int, stride: int, channels_last: bool) -> Tensor:
@@ -115,13 +117,13 @@ def padded_concat(lengths: tuple[int, ...], stride: int, channels_last: bool, de
     largest = max(lengths)
     is_sample = torch.arange(largest, device=device) < torch.tensor(lengths, device=device)[:, None]  # bool [B,K]
     rows = is_sample.flatten().nonzero().flatten()
-    sizes = torch.tensor(lengths, device=device).view(-1, 1, 1, 1, 1)
+    sizes = torch.tensor(lengths, device=device)
 
     def implementation(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         samples = _as_stored(u, channels_last)
         padded = samples.new_zeros(is_sample.numel(), *samples.shape[1:]).index_copy(0, rows, samples)
         x = padded.unflatten(0, (-1, largest))
-        mean = x.sum(1, keepdim=True) / sizes.to(x.dtype)
+        mean = x.sum(1, keepdim=True) / sizes.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         c = torch.cat([x, mean.expand_as(x)], dim=-1 if channels_last else 2).flatten(0, 1)
         y = _as_stored(_conv(_as_images(c, channels_last), weight, bias, stride), channels_last)
         return _as_images(y.index_select(0, rows), channels_last)
@@ -130,14 +132,15 @@ def padded_concat(lengths: tuple[int, ...], stride: int, channels_last: bool, de
 
 
 def _as_stored(images: Tensor, channels_last: bool) -> Tensor:
-    """[N,C,H,W] as the view that is contiguous: [N,H,W,C] for channels_last."""
-    return images.permute(0, 2, 3, 1) if channels_last else images
+    """[N,C,...] as the view that is contiguous: [N,...,C] for channels_last."""
+    return images.movedim(1, -1) if channels_last else images
 
 
 def _as_images(rows: Tensor, channels_last: bool) -> Tensor:
-    """The inverse of `_as_stored`: a view [N,C,H,W]."""
-    return rows.permute(0, 3, 1, 2) if channels_last else rows
+    """The inverse of `_as_stored`: a view [N,C,...]."""
+    return rows.movedim(-1, 1) if channels_last else rows
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    return F.conv2d(x, weight, bias, stride, padding=weight.shape[2] // 2)
+    convolve = F.conv2d if x.dim() == 4 else F.conv3d
+    return convolve(x, weight, bias, stride, padding=weight.shape[2] // 2)

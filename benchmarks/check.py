@@ -1,6 +1,6 @@
 """Results are checked before they are timed: output and gradients against reference results.
 
-For layers the reference is `interconv_kernels.reference.interconv2d` in float64. The allowed relative error is eight
+For layers the reference is `interconv_kernels.reference.interconv` in float64. The allowed relative error is eight
 times the error that the authors' layer in plain torch makes on the same values, device and dtype, plus a few roundings.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from interconv_kernels.reference import concat_interconv2d, interconv2d, relative_error
+from interconv_kernels.reference import concat_interconv, interconv, relative_error
 
 from .baselines import MEMORY_FORMATS, Implementation, MemoryFormat
 from .suites import Case, Direction
@@ -35,6 +35,8 @@ class Inputs(NamedTuple):
     def to(self, memory_format: MemoryFormat, device: torch.device) -> Inputs:
         """A copy in this memory format and on this device; u, weight and bias require gradients."""
         fmt = MEMORY_FORMATS[memory_format]
+        if fmt == torch.channels_last and self.u.dim() == 5:
+            fmt = torch.channels_last_3d
         u, weight, grad_y = (
             x.detach().to(device, memory_format=fmt, copy=True) for x in (self.u, self.weight, self.grad_y)
         )
@@ -60,10 +62,11 @@ def make_inputs(case: Case, dtype: torch.dtype) -> Inputs:
     def values(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
 
-    depth = 2 * layer.in_channels * layer.kernel**2
-    u = values(case.samples, layer.in_channels, layer.height, layer.width)
-    weight = values(layer.out_channels, 2 * layer.in_channels, layer.kernel, layer.kernel) / depth**0.5
-    grad_y = values(case.samples, layer.out_channels, layer.out_height, layer.out_width)
+    terms = 2 * layer.in_channels * layer.taps
+    kernel = [layer.kernel] * len(layer.size)
+    u = values(case.samples, layer.in_channels, *layer.size)
+    weight = values(layer.out_channels, 2 * layer.in_channels, *kernel) / terms**0.5
+    grad_y = values(case.samples, layer.out_channels, *layer.out_size)
     return Inputs(*(x.to(dtype) for x in (u, weight, values(layer.out_channels), grad_y)))
 
 
@@ -72,8 +75,8 @@ def expect(case: Case, inputs: Inputs, device: torch.device, directions: Sequenc
     needed: list[Direction] = ["both"] if any(direction != "fwd" for direction in directions) else ["fwd"]
     options: dict[str, Any] = {"lengths": case.lengths, "stride": case.layer.stride}
     exact = Inputs(*(x.detach().double().requires_grad_() for x in inputs))
-    values = compute(partial(interconv2d, **options), exact, needed)
-    plain = compute(partial(concat_interconv2d, **options), inputs.to("contiguous", device), needed)
+    values = compute(partial(interconv, **options), exact, needed)
+    plain = compute(partial(concat_interconv, **options), inputs.to("contiguous", device), needed)
     rounding = ROUNDINGS[inputs.u.dtype]
     allowed = {name: ERROR_FACTOR * relative_error(plain[name], want) + rounding for name, want in values.items()}
     if needed == ["both"]:

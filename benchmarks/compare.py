@@ -39,8 +39,9 @@ from .report import geometric_mean, make_console
 from .results import Measurement, Results, read_results
 
 ROOT = Path(__file__).parents[1]
-# What the benchmarks import of the library and a revision may lack: added to its worktree if it is missing.
-REQUIRED = ("_files.py", "set_context.py", "reference")
+# What the benchmarks import of the library and a revision may lack: added to its worktree if it is missing. The reference
+# implementations are always this checkout's.
+REQUIRED = ("_files.py", "set_context.py")
 Measure = Callable[[], Results]
 
 
@@ -216,7 +217,8 @@ def _source(name: str, folder: Path, options: Sequence[str]) -> Iterator[Measure
 
 
 def _add_required(package: Path) -> None:
-    for name in REQUIRED:
+    shutil.rmtree(package / "reference", ignore_errors=True)
+    for name in (*REQUIRED, "reference"):
         source = Path(ik.__file__).parent / name
         if not (package / name).exists():
             copy = shutil.copytree if source.is_dir() else shutil.copyfile

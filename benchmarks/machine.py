@@ -14,6 +14,7 @@ algorithm with fewer multiplications than a direct convolution, such as Winograd
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -45,9 +46,9 @@ def min_work(case: Case, direction: Direction, itemsize: int) -> Work:
         itemsize: bytes of a value.
     """
     layer, n = case.layer, case.samples
-    out_area = layer.out_height * layer.out_width
-    half = 2 * layer.kernel**2 * layer.in_channels * layer.out_channels * out_area
-    u = layer.in_channels * layer.height * layer.width * itemsize
+    out_area = math.prod(layer.out_size)
+    half = 2 * layer.taps * layer.in_channels * layer.out_channels * out_area
+    u = layer.in_channels * math.prod(layer.size) * itemsize
     y = layer.out_channels * out_area * itemsize
     forward, backward = Work(n * half, n * (u + y)), Work(2 * n * half, n * (2 * u + y))
     both = Work(forward.flops + backward.flops, forward.bytes + backward.bytes)

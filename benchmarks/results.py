@@ -35,8 +35,8 @@ class Measurement:
         p20, p50, p80: quantiles of the time, in seconds.
         peak_bytes: peak memory above what was allocated before.
         details: more columns, the same in all measurements of a file. For layers: network, in_channels, out_channels,
-            height, width, kernel, stride; saved_bytes (for the backward, without the inputs); flops and bytes (what a
-            direct convolution computes and moves).
+            height, width, kernel, stride, depth; saved_bytes (for the backward, without the inputs); flops and bytes
+            (what a direct convolution computes and moves).
     """
 
     case: str

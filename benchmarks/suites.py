@@ -4,6 +4,8 @@ paper       the networks' InterConv layers in placement "replace", on sets of K 
 ragged      some of them on sets of 1 to 8 samples
 large-sets  single sets of 16, 64 and 256 samples
 k1          1x1 kernels only
+volumes     layers over volumes, of the sizes that a 3-D U-Net has on patches of 64 voxels a side
+tokens      layers over tokens: 1x1 kernels on images one pixel wide, which is what `InterLinear` computes
 smoke       tiny shapes, to check that the benchmarks work; their times mean nothing
 """
 
@@ -38,18 +40,25 @@ class Layer(NamedTuple):
     width: int
     kernel: int = 3
     stride: int = 1
+    depth: int = 0  # 0: images, not volumes
 
     @property
-    def out_height(self) -> int:
-        return -(-self.height // self.stride)
+    def size(self) -> tuple[int, ...]:
+        """Of the input, along each axis."""
+        return (self.depth, self.height, self.width) if self.depth else (self.height, self.width)
 
     @property
-    def out_width(self) -> int:
-        return -(-self.width // self.stride)
+    def out_size(self) -> tuple[int, ...]:
+        return tuple(-(-length // self.stride) for length in self.size)
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return self.kernel ** len(self.size)
 
     def __str__(self) -> str:
         stride = f" s{self.stride}" if self.stride > 1 else ""
-        size = f"{self.in_channels}-{self.out_channels} {self.height}x{self.width}"
+        size = f"{self.in_channels}-{self.out_channels} {'x'.join(map(str, self.size))}"
         return f"{self.network} {size} k{self.kernel}{stride}"
 
 
@@ -94,6 +103,20 @@ POINTWISE_SQUARES = (
     Layer(SQUARE, 64, 64, 80, 96, kernel=1),
     Layer(SQUARE, 192, 192, 64, 64, kernel=1),
 )
+VOLUME_LAYERS = (
+    Layer(SQUARE, 16, 16, 64, 64, depth=64),
+    Layer(SQUARE, 32, 32, 32, 32, depth=32),
+    Layer(SQUARE, 64, 64, 16, 16, depth=16),
+    Layer(SQUARE, 128, 128, 8, 8, depth=8),
+    Layer(SQUARE, 32, 32, 32, 32, kernel=1, depth=32),
+    Layer(SQUARE, 128, 128, 8, 8, kernel=1, depth=8),
+)
+# The layers of a transformer block of width 384 on 14x14 patches, and of one of width 96 on 56x56.
+SEQUENCE_LAYERS = (
+    Layer(SQUARE, 384, 384, 196, 1, kernel=1),
+    Layer(SQUARE, 384, 1536, 196, 1, kernel=1),
+    Layer(SQUARE, 96, 96, 3136, 1, kernel=1),
+)
 MIXES = ((3, 1, 8, 4), (1, 2, 3, 4, 5, 6, 7, 8), (1, 1, 1, 1, 1, 1, 1, 1, 8))
 RAGGED_LAYERS = (
     Layer("simpleunet-60K", 16, 16, 160, 192),
@@ -132,6 +155,8 @@ SUITES = {
     "ragged": [Case(layer, mix) for layer in RAGGED_LAYERS for mix in MIXES],
     "large-sets": [Case(layer, (size,)) for size, layers in LARGE_SETS.items() for layer in layers],
     "k1": _equal_sets(TOKEN_LAYERS + POINTWISE_SQUARES, 16),
+    "volumes": _equal_sets(VOLUME_LAYERS, 8),
+    "tokens": _equal_sets(SEQUENCE_LAYERS, 16),
     "smoke": [
         Case(Layer(SQUARE, 4, 6, 9, 8, stride=2), (2, 2)),
         Case(Layer(SQUARE, 8, 8, 7, 6, kernel=1), (1, 1, 1)),

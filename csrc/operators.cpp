@@ -32,7 +32,8 @@ Tensor call_for_tensor(const char* op, const Args&... args) {
 }
 
 MemoryFormat format_of(const Tensor& x) {
-  return x.dim() == 4 && x.stride(1) == 1 && !x.is_contiguous() ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  if (x.dim() < 4 || x.dim() > 5 || x.stride(1) != 1 || x.is_contiguous()) return MemoryFormat::Contiguous;
+  return x.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d;
 }
 
 Ints sizes_of(const Tensor& x) {
@@ -49,7 +50,8 @@ Tensor new_tensor(const Tensor& like, const Ints& sizes, MemoryFormat format) {
 Tensor rows_of(const Tensor& x, MemoryFormat format) {
   const int64_t columns = x.size(0) == 0 ? 0 : x.numel() / x.size(0);
   if (format == MemoryFormat::Contiguous) return torch::stable::view(x, {x.size(0), columns});
-  const Tensor pixels = torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
+  Tensor pixels = x;  // the channels move to the end
+  for (int64_t axis = 1; axis + 1 < x.dim(); ++axis) pixels = torch::stable::transpose(pixels, axis, axis + 1);
   return torch::stable::view(pixels, {x.size(0), columns});
 }
 
@@ -69,7 +71,7 @@ Tensor concat_set_mean(const Tensor u, const Tensor offsets, const Tensor set_id
   sizes[1] *= 2;
   const Tensor out = new_tensor(u, sizes, format);
   if (out.numel() == 0) return out;
-  const int64_t inner = format == MemoryFormat::ChannelsLast ? u.size(1) : u.numel() / u.size(0);
+  const int64_t inner = format == MemoryFormat::Contiguous ? u.numel() / u.size(0) : u.size(1);
   const Tensor dense = torch::stable::contiguous(u, format);
   call("interconv_cpp::concat_set_mean", rows_of(dense, format), offsets, set_ids, inner, rows_of(out, format));
   return out;
@@ -108,7 +110,7 @@ struct Layer {
 
   bool is_fused() const {
     if (u.device().type() != torch::headeronly::DeviceType::CPU || u.scalar_type() != ScalarType::Float) return false;
-    if (!has_avx512() || stride != Ints{1, 1}) return false;
+    if (!has_avx512() || u.dim() != 4 || stride != Ints{1, 1}) return false;
     if (is_pointwise()) return true;
     return has_kernel(3) && dilation == Ints{1, 1} && std::max(padding[0], padding[1]) <= 2 &&
            u.size(1) >= kMinFusedChannels;
@@ -116,14 +118,15 @@ struct Layer {
 
   Tensor output() const {
     Ints sizes{u.size(0), weight.size(0)};
-    for (int i : {0, 1}) {
+    for (int64_t i = 0; i + 2 < u.dim(); ++i) {
       sizes.push_back((u.size(2 + i) + 2 * padding[i] - dilation[i] * (weight.size(2 + i) - 1) - 1) / stride[i] + 1);
     }
     return new_tensor(u, sizes, format);
   }
 
   Tensor convolved(const Tensor& x, const Tensor& w, const OptionalTensor& b) const {
-    const Tensor y = call_for_tensor("aten::conv2d", x, w, b, stride, padding, dilation, int64_t{1});
+    const char* op = u.dim() == 4 ? "aten::conv2d" : "aten::conv3d";
+    const Tensor y = call_for_tensor(op, x, w, b, stride, padding, dilation, int64_t{1});
     return torch::stable::contiguous(y, format);
   }
 
@@ -144,9 +147,7 @@ struct Layer {
 Tensor run_layer(const Tensor& u, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& slope,
                  const Tensor& offsets, const Tensor& set_ids, const Ints& stride, const Ints& padding,
                  const Ints& dilation) {
-  const bool channels_last =
-      format_of(u) == MemoryFormat::ChannelsLast || format_of(weight) == MemoryFormat::ChannelsLast;
-  const MemoryFormat format = channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  const MemoryFormat format = format_of(u) == MemoryFormat::Contiguous ? format_of(weight) : format_of(u);
   return Layer{torch::stable::contiguous(u, format),
                torch::stable::contiguous(weight, format),
                bias,
@@ -160,15 +161,15 @@ Tensor run_layer(const Tensor& u, const Tensor& weight, const OptionalTensor& bi
       .run();
 }
 
-Tensor interconv2d(const Tensor u, const Tensor weight, const OptionalTensor bias, const Tensor offsets,
-                   const Tensor set_ids, const Ints stride, const Ints padding, const Ints dilation, const std::string,
-                   const std::string) {
+Tensor interconv(const Tensor u, const Tensor weight, const OptionalTensor bias, const Tensor offsets,
+                 const Tensor set_ids, const Ints stride, const Ints padding, const Ints dilation, const std::string,
+                 const std::string) {
   return run_layer(u, weight, bias, std::nullopt, offsets, set_ids, stride, padding, dilation);
 }
 
-Tensor interconv2d_leaky_relu(const Tensor u, const Tensor weight, const OptionalTensor bias, const Tensor slope,
-                              const Tensor offsets, const Tensor set_ids, const Ints stride, const Ints padding,
-                              const Ints dilation, const std::string, const std::string) {
+Tensor interconv_leaky_relu(const Tensor u, const Tensor weight, const OptionalTensor bias, const Tensor slope,
+                            const Tensor offsets, const Tensor set_ids, const Ints stride, const Ints padding,
+                            const Ints dilation, const std::string, const std::string) {
   return run_layer(u, weight, bias, slope, offsets, set_ids, stride, padding, dilation);
 }
 
@@ -182,7 +183,7 @@ extern "C" __attribute__((visibility("default"))) void interconv_register_operat
   static Library kernels(Library::Kind::IMPL, "interconv", "CompositeExplicitAutograd", __FILE__, __LINE__);
   static const bool registered = [] {
     const std::string sets = "Tensor offsets, Tensor set_ids";
-    const std::string conv = sets + ", int[2] stride, int[2] padding, int[2] dilation, str algorithm, str backend";
+    const std::string conv = sets + ", int[] stride, int[] padding, int[] dilation, str algorithm, str backend";
     const auto add = [](const std::string& name, const std::string& arguments, auto kernel) {
       schemas.def((name + "(" + arguments + ") -> Tensor").c_str());
       kernels.impl(name.c_str(), kernel);
@@ -190,8 +191,8 @@ extern "C" __attribute__((visibility("default"))) void interconv_register_operat
     add("set_reduce", "Tensor x, " + sets + ", bool mean, str backend", TORCH_BOX(&interconv::set_reduce));
     add("concat_set_mean", "Tensor u, " + sets + ", str backend", TORCH_BOX(&interconv::concat_set_mean));
     const std::string layer = "Tensor u, Tensor weight, Tensor? bias, ";
-    add("interconv2d", layer + conv, TORCH_BOX(&interconv::interconv2d));
-    add("interconv2d_leaky_relu", layer + "Tensor slope, " + conv, TORCH_BOX(&interconv::interconv2d_leaky_relu));
+    add("interconv", layer + conv, TORCH_BOX(&interconv::interconv));
+    add("interconv_leaky_relu", layer + "Tensor slope, " + conv, TORCH_BOX(&interconv::interconv_leaky_relu));
     return true;
   }();
   static_cast<void>(registered);

@@ -4,15 +4,18 @@ from . import reference, typing
 from ._backends.registry import backends
 from ._version import __version__
 from .collate import collate
-from .functional import concat_set_mean, interconv2d, set_mean
-from .modules import InterConv2d, SetModel
+from .functional import concat_set_mean, interconv1d, interconv2d, interconv3d, interlinear, set_mean
+from .modules import InterConv1d, InterConv2d, InterConv3d, InterLinear, SetModel
 from .set_context import use_sets
 from .sets import Sets
 from .surgery import append_interconv, deepest, every, replace_with_interconv, revert
 from .tune import tune
 
 __all__ = [
+    "InterConv1d",
     "InterConv2d",
+    "InterConv3d",
+    "InterLinear",
     "SetModel",
     "Sets",
     "__version__",
@@ -22,7 +25,10 @@ __all__ = [
     "concat_set_mean",
     "deepest",
     "every",
+    "interconv1d",
     "interconv2d",
+    "interconv3d",
+    "interlinear",
     "reference",
     "replace_with_interconv",
     "revert",

@@ -162,8 +162,8 @@ class LayerCheck(NamedTuple):
                 except ValueError as refusal:  # the backend has no such algorithm here: fused in float64, for example
                     skipped = str(refusal)
                     continue
-                torchs = _results(reference.concat_interconv2d, on_device, g, options)
-                exact = _results(reference.interconv2d, [x.double() for x in tensors], g, options)
+                torchs = _results(reference.concat_interconv, on_device, g, options)
+                exact = _results(reference.interconv, [x.double() for x in tensors], g, options)
                 allowed = allowed_errors(torchs, exact)
             errors = map(reference.relative_error, got, exact)
             found = list(zip(errors, allowed, strict=True))

@@ -18,6 +18,7 @@ All tensors here are dense in one memory format, no set is empty, and N > 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
@@ -28,7 +29,7 @@ from ._backends.contract import Gradients, Needs, SetOps
 from .activation import leaky_relu_
 from .choice import Choice
 from .convolution import Conv
-from .layout import block_rows, empty_rows, flat, memory_format, sum_dtype, sum_pixels
+from .layout import block_rows, empty_rows, flat, is_channels_last, memory_format, sum_dtype, sum_pixels
 from .sets import SetIndex
 from .typing import Algorithm
 
@@ -52,8 +53,8 @@ def forward(
     ops = choice.backend.set_ops
     if choice.algorithm == "concat":
         return leaky_relu_(conv.forward(_concat(ops, conv, u, sets), weight, bias), slope)
-    height, width = conv.output_size(u.shape[2:], weight.shape[2:])
-    layer = _Layer.of(ops, conv, u, weight, weight.shape[0] * height * width)
+    out_numel = weight.shape[0] * math.prod(conv.output_size(u.shape[2:], weight.shape[2:]))
+    layer = _Layer.of(ops, conv, u, weight, out_numel)
     if choice.algorithm == "split":
         return _split(layer, u, bias, sets, slope)
     return leaky_relu_(_centered(layer, u, bias, sets), slope)
@@ -249,7 +250,7 @@ def _join(own: Tensor | None, from_set: Tensor | None) -> Tensor | None:
 
 def _sample_blocks(u: Tensor, step: int) -> Iterator[tuple[int, int]]:
     """(first sample, one past the last) of consecutive blocks; in channels_last one block, since more gain nothing."""
-    step = u.shape[0] if memory_format(u) == torch.channels_last else step
+    step = u.shape[0] if is_channels_last(memory_format(u)) else step
     for lo in range(0, u.shape[0], step):
         yield lo, min(u.shape[0], lo + step)
 

@@ -1,4 +1,4 @@
-"""Derivatives: an autograd Function over the operator interconv2d, and one over its backward, of any order.
+"""Derivatives: an autograd Function over the operator interconv, and one over its backward, of any order.
 
 Forward mode (jvp) and torch.func have Functions of their own, which torch.compile cannot trace. The operators have
 reverse mode, too, for programs that call them directly, such as an exported one; torch offers them no forward mode, and
@@ -31,12 +31,12 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def interconv2d(*args: Any) -> Tensor:
+def interconv(*args: Any) -> Tensor:
     """The layer with derivatives, with the arguments of the operator."""
     return (InterConvTransformed if is_transformed() else InterConvFunction).apply(*args)
 
 
-def interconv2d_backward(*args: Any) -> tuple[Tensor, ...]:
+def interconv_backward(*args: Any) -> tuple[Tensor, ...]:
     """Its backward pass with derivatives, with the arguments of the operator."""
     return (InterConvBackwardTransformed if is_transformed() else InterConvBackwardFunction).apply(*args)
 
@@ -46,7 +46,7 @@ class InterConvFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
-        return torch.ops.interconv.interconv2d(
+        return torch.ops.interconv.interconv(
             u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend
         )
 
@@ -58,7 +58,7 @@ class InterConvFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> OptionalTensors:
         need = list(ctx.needs_input_grad[:3])
-        grads = interconv2d_backward(g, *ctx.saved_tensors, *ctx.settings, need)
+        grads = interconv_backward(g, *ctx.saved_tensors, *ctx.settings, need)
         return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), *(None,) * 7
 
 
@@ -71,7 +71,7 @@ class InterConvBackwardFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need):  # type: ignore[no-untyped-def]
-        return torch.ops.interconv.interconv2d_backward(
+        return torch.ops.interconv.interconv_backward(
             g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need
         )
 
@@ -87,14 +87,14 @@ class InterConvBackwardFunction(torch.autograd.Function):
         rest = (*sets, *ctx.settings)
         grad_g = grad_u = grad_weight = None
         if by_u:
-            grad_g = interconv2d(gg_u, weight, None, *rest)
-            grad_weight = interconv2d_backward(g, gg_u, weight, *rest, [False, True, False])[1]
+            grad_g = interconv(gg_u, weight, None, *rest)
+            grad_weight = interconv_backward(g, gg_u, weight, *rest, [False, True, False])[1]
         if by_weight:
-            term = interconv2d(u, gg_weight, gg_bias if by_bias else None, *rest)
+            term = interconv(u, gg_weight, gg_bias if by_bias else None, *rest)
             grad_g = term if grad_g is None else grad_g + term
-            grad_u = interconv2d_backward(g, u, gg_weight, *rest, [True, False, False])[0]
+            grad_u = interconv_backward(g, u, gg_weight, *rest, [True, False, False])[0]
         elif by_bias:
-            term = gg_bias.view(1, -1, 1, 1).expand_as(g)
+            term = gg_bias.view(-1, *[1] * (g.dim() - 2)).expand_as(g)
             grad_g = term if grad_g is None else grad_g + term
         return grad_g, grad_u, grad_weight, *(None,) * 8
 
@@ -125,8 +125,8 @@ class InterConvTransformed(_Transformed, InterConvFunction):
     @staticmethod
     def jvp(ctx: Any, du: Tensor, dweight: Tensor, dbias: Tensor | None, *_: None) -> Tensor:
         u, weight, *sets = ctx.saved_tensors
-        by_u = interconv2d(du, weight, dbias, *sets, *ctx.settings)
-        return by_u + interconv2d(u, dweight, None, *sets, *ctx.settings)
+        by_u = interconv(du, weight, dbias, *sets, *ctx.settings)
+        return by_u + interconv(u, dweight, None, *sets, *ctx.settings)
 
 
 class InterConvBackwardTransformed(_Transformed, InterConvBackwardFunction):
@@ -141,11 +141,11 @@ class InterConvBackwardTransformed(_Transformed, InterConvBackwardFunction):
     def jvp(ctx: Any, dg: Tensor, du: Tensor, dweight: Tensor, *_: None) -> OptionalTensors:
         g, u, weight, *sets = ctx.saved_tensors
         rest, (by_u, by_weight, _) = (*sets, *ctx.settings), ctx.need
-        grad_u, grad_weight, grad_bias = interconv2d_backward(dg, u, weight, *rest, ctx.need)
+        grad_u, grad_weight, grad_bias = interconv_backward(dg, u, weight, *rest, ctx.need)
         if by_u:
-            grad_u = grad_u + interconv2d_backward(g, u, dweight, *rest, [True, False, False])[0]
+            grad_u = grad_u + interconv_backward(g, u, dweight, *rest, [True, False, False])[0]
         if by_weight:
-            grad_weight = grad_weight + interconv2d_backward(g, du, weight, *rest, [False, True, False])[1]
+            grad_weight = grad_weight + interconv_backward(g, du, weight, *rest, [False, True, False])[1]
         return grad_u, grad_weight, grad_bias
 
 
@@ -181,5 +181,5 @@ for _function in (InterConvFunction, InterConvBackwardFunction):
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[union-attr]
 
 # The same formulas for code that calls the operators directly, such as an exported program.
-for _name, _function in (("interconv2d", InterConvFunction), ("interconv2d_backward", InterConvBackwardFunction)):
+for _name, _function in (("interconv", InterConvFunction), ("interconv_backward", InterConvBackwardFunction)):
     torch.library.register_autograd(f"interconv::{_name}", _function.backward, setup_context=_function.setup_context)

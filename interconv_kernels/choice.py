@@ -38,6 +38,7 @@ The constants were measured on an AMD EPYC (Zen 4) with 2 threads and torch 2.13
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ from . import tuned
 from ._backends.contract import Backend, Direction, Tiles
 from ._backends.registry import get as get_backend
 from .convolution import Conv
-from .layout import memory_format
+from .layout import is_channels_last, memory_format
 from .sets import SetIndex
 
 MIN_FUSED_CHANNELS = {"forward": 8, "backward": 4}  # of 3x3 kernels
@@ -123,8 +124,8 @@ def _unfused(u: Tensor, weight: Tensor, sets: SetIndex) -> str:
     """The fastest of the algorithms over the vendor's convolution."""
     if u.shape[1] == 1 and u.device.type == "cpu":
         return "concat"
-    limit = min(MAX_CENTERED_SIZE, weight.shape[2] * weight.shape[3] * u.shape[1] / CENTERED_WORK)
-    always = 1 if memory_format(u) == torch.channels_last else 2
+    limit = min(MAX_CENTERED_SIZE, math.prod(weight.shape[2:]) * u.shape[1] / CENTERED_WORK)
+    always = 1 if is_channels_last(memory_format(u)) else 2
     return "centered" if sets.num_rows / sets.num_sets <= max(always, limit) else "split"
 
 

@@ -9,34 +9,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CONVOLUTIONS = {4: F.conv2d, 5: F.conv3d}  # by the rank of the input
+
 
 class Conv(NamedTuple):
-    """Stride, padding and dilation, each (height, width), and the memory format of inputs and results.
+    """Stride, padding and dilation of each axis, and the memory format of inputs and results.
+
+    The axes are (height, width) of images [N,C,H,W], or (depth, height, width) of volumes [N,C,D,H,W].
 
     (By itself torch may return another format: for float64, for dilation, or where a size of 1 hides that of an input.)
     """
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     fmt: torch.memory_format = torch.contiguous_format
 
-    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
-        """(H', W'): floor((size + 2 padding - dilation (k - 1) - 1) / stride) + 1 along each axis."""
-        h, w = (
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """floor((size + 2 padding - dilation (k - 1) - 1) / stride) + 1 along each axis."""
+        return tuple(
             (n + 2 * p - d * (k - 1) - 1) // s + 1
             for n, k, s, p, d in zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
         )
-        return h, w
 
     def is_pointwise(self, weight: Tensor) -> bool:
-        """Whether it is a matrix product for each pixel: a 1x1 kernel, stride 1, no padding."""
-        return weight.shape[2:] == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+        """Whether it is a matrix product for each pixel: kernels of size 1, stride 1, no padding."""
+        return max(*weight.shape[2:], *self.stride) == 1 and not any(self.padding)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if _is_special(x):
             return self.forward(torch.cat([x, x]), weight, bias)[:1]
-        y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+        y = CONVOLUTIONS[x.dim()](x, weight, bias, self.stride, self.padding, self.dilation)
         return y.contiguous(memory_format=self.fmt)
 
     def grad_input(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ class Conv(NamedTuple):
 
     def _backward(self, g: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
         return torch.ops.aten.convolution_backward(
-            g, x, weight, None, self.stride, self.padding, self.dilation, False, [0, 0], 1, mask
+            g, x, weight, None, self.stride, self.padding, self.dilation, False, [0] * len(self.stride), 1, mask
         )
 
 

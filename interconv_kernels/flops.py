@@ -8,6 +8,7 @@ not counted, as torch does not count those of a bias.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -25,10 +26,10 @@ COUNTER = "torch.utils.flop_counter"
 
 def _flops(weight: Shape, y: Shape, offsets: Shape, algorithm: str) -> int:
     """Of one convolution of the layer; that of a gradient has as many."""
-    out_channels, channels, height, width = weight
+    out_channels, channels, *kernel = weight
     num_samples, num_sets = y[0], offsets[0] - 1
     half_convolutions = {"concat": 2 * num_samples, "centered": num_samples}.get(algorithm, num_samples + num_sets)
-    return half_convolutions * 2 * out_channels * (channels // 2) * height * width * y[2] * y[3]
+    return half_convolutions * 2 * out_channels * (channels // 2) * math.prod(kernel) * math.prod(y[2:])
 
 
 def _forward(u: Shape, weight: Shape, bias: Any, offsets: Shape, *rest: Any, out_shape: Shape, **_: Any) -> int:
@@ -46,9 +47,9 @@ def _backward(g: Shape, u: Shape, weight: Shape, offsets: Shape, *rest: Any, **_
 
 def _register(counter: ModuleType) -> None:
     for name, formula in (
-        ("interconv2d", _forward),
-        ("interconv2d_leaky_relu", _leaky_relu),
-        ("interconv2d_backward", _backward),
+        ("interconv", _forward),
+        ("interconv_leaky_relu", _leaky_relu),
+        ("interconv_backward", _backward),
     ):
         counter.register_flop_formula(getattr(torch.ops.interconv, name))(formula)
 

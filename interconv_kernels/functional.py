@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,16 +12,25 @@ from . import algorithms, flops, ops, traceable  # noqa: F401  (ops defines the 
 from ._backends.registry import check_name
 from ._sliding_windows import check_not_windows
 from .activation import leaky_relu
-from .as_sets import as_sets, sets_of_jagged
+from .arguments import (
+    FLOATS,
+    PACKED,
+    cast_for_autocast,
+    check_slope,
+    check_tensors,
+    conv_of,
+    from_dense,
+    from_jagged,
+    names_of,
+)
+from .as_sets import as_sets
 from .autograd import SetTransformed, is_transformed, needs_derivatives
-from .autograd import interconv2d as differentiable
+from .autograd import interconv as differentiable
 from .choice import is_decomposed, is_traced
 from .convolution import Conv
 from .errors import unknown_name
 from .sets import SetIndex, Sets
 from .typing import Algorithm, BackendName, Padding, SetsLike
-
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def interconv2d(
@@ -62,25 +72,180 @@ def interconv2d(
         ValueError: shapes, sizes, devices or names that do not fit.
         TypeError: dtypes or types that do not fit.
     """
+    return _interconv(2, u, weight, bias, sets, stride, padding, dilation, negative_slope, algorithm, backend)
+
+
+def interconv1d(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sets: SetsLike | None = None,
+    *,
+    stride: int | tuple[int] = 1,
+    padding: Padding = "same",
+    dilation: int | tuple[int] = 1,
+    negative_slope: float | Tensor | None = None,
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
+    """`interconv2d` for signals: the same equation with a convolution along one axis.
+
+    It is computed as images of height 1, in the same memory.
+
+    Args:
+        u: [N,C,L], packed samples with `sets`; or dense [B,K,C,L]; or a jagged nested tensor [B,j,C,L].
+        weight: [Co,2C,k].
+        bias: [Co] or None.
+        sets: as in `interconv2d`.
+        stride: an int or (length,), >= 1.
+        padding: "same", or zeros on each side, as in `interconv2d`.
+        dilation: an int or (length,), >= 1.
+        negative_slope: as in `interconv2d`.
+        algorithm: as in `interconv2d`.
+        backend: as in `interconv2d`.
+
+    Returns:
+        y [N,Co,L'] packed, dense [B,K,Co,L'] or jagged, as u was.
+
+    Raises:
+        ValueError: as in `interconv2d`.
+        TypeError: as in `interconv2d`.
+    """
+    return _interconv(1, u, weight, bias, sets, stride, padding, dilation, negative_slope, algorithm, backend)
+
+
+def interconv3d(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sets: SetsLike | None = None,
+    *,
+    stride: int | tuple[int, int, int] = 1,
+    padding: Padding = "same",
+    dilation: int | tuple[int, int, int] = 1,
+    negative_slope: float | Tensor | None = None,
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
+    """`interconv2d` for volumes: the same equation with a convolution along three axes.
+
+    Args:
+        u: [N,C,D,H,W], packed samples with `sets`; or dense [B,K,C,D,H,W]; or a jagged nested tensor [B,j,C,D,H,W].
+            Contiguous or channels_last_3d.
+        weight: [Co,2C,kd,kh,kw].
+        bias: [Co] or None.
+        sets: as in `interconv2d`.
+        stride: an int or (depth, height, width), >= 1.
+        padding: "same", or zeros on each side, as in `interconv2d`.
+        dilation: an int or (depth, height, width), >= 1.
+        negative_slope: as in `interconv2d`.
+        algorithm: as in `interconv2d`.
+        backend: as in `interconv2d`.
+
+    Returns:
+        y [N,Co,D',H',W'] packed, dense [B,K,Co,D',H',W'] or jagged, as u was; channels_last_3d if u or weight is.
+
+    Raises:
+        ValueError: as in `interconv2d`.
+        TypeError: as in `interconv2d`.
+    """
+    return _interconv(3, u, weight, bias, sets, stride, padding, dilation, negative_slope, algorithm, backend)
+
+
+def interlinear(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sets: SetsLike | None = None,
+    *,
+    negative_slope: float | Tensor | None = None,
+    algorithm: Algorithm = "auto",
+    backend: BackendName = "auto",
+) -> Tensor:
+    """`interconv2d` for tokens: y_i = act(linear(concat(u_i, s); weight) + bias), s the mean of the set's tokens.
+
+    It is computed as a 1x1 kernel over images in channels_last, which have the same memory.
+
+    Args:
+        u: packed samples [N,...,C], whose tokens, along any axes between, correspond to each other.
+        weight: [Co,2C], the half for u_i first, then the half for s, with the dtype and device of u.
+        bias: [Co] or None.
+        sets: as in `interconv2d`, for the first axis of u; needed.
+        negative_slope: as in `interconv2d`.
+        algorithm: as in `interconv2d`.
+        backend: as in `interconv2d`.
+
+    Returns:
+        y [N,...,Co].
+
+    Raises:
+        ValueError: as in `interconv2d`.
+        TypeError: as in `interconv2d`.
+    """
+    if u.is_nested or u.dim() < 2 or weight.dim() != 2 or weight.shape[1] != 2 * u.shape[-1]:
+        raise ValueError(
+            f"u has shape {tuple(u.shape)}, weight {tuple(weight.shape)}: expected packed [N,...,C] and [Co, 2C]"
+        )
+    rows = u.reshape(u.shape[0], math.prod(u.shape[1:-1]), 1, u.shape[-1])
+    kernel = weight[:, :, None, None]
+    y = _interconv(2, rows.movedim(-1, 1), kernel, bias, sets, 1, 0, 1, negative_slope, algorithm, backend)
+    return y.movedim(1, -1).reshape(*u.shape[:-1], weight.shape[0])
+
+
+def _interconv(
+    axes: int,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sets: SetsLike | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    negative_slope: float | Tensor | None,
+    algorithm: Algorithm,
+    backend: BackendName,
+) -> Tensor:
+    """The layer over 1, 2 or 3 axes."""
     jagged_offsets = dense_shape = None
     if u.is_nested:
-        u, jagged_offsets, sets = _from_jagged(u, sets)
-    elif u.dim() == 5:
+        u, jagged_offsets, sets = from_jagged(axes, u, sets)
+    elif u.dim() == axes + 3:
         dense_shape = (u.shape[0], u.shape[1])
-        u, sets = _from_dense(u, sets)
+        u, sets = from_dense(axes, u, sets)
     u, weight, bias = cast_for_autocast(u, weight, bias)
-    _check_tensors(u, weight, bias)
-    conv = _conv(u, weight, stride, padding, dilation)
+    check_tensors(axes, u, weight, bias)
+    conv = conv_of(axes, u, weight, stride, padding, dilation)
     if algorithm not in algorithms.NAMES:
         raise unknown_name("algorithm", algorithm, algorithms.NAMES)
     check_name(backend)
     if sets is None:
         raise ValueError(
-            f"u has shape {tuple(u.shape)} (packed [N,C,H,W]) and sets is None:"
+            f"u has shape {tuple(u.shape)} (packed {PACKED[axes]}) and sets is None:"
             " expected ik.Sets or a list of set lengths"
         )
     sets = as_sets(sets, u.shape[0], u.device)
-    negative_slope = _check_slope(negative_slope, u, weight)
+    negative_slope = check_slope(negative_slope, u, weight)
+    if axes == 1:  # an image of height 1
+        u, weight = u.unsqueeze(2), weight.unsqueeze(2)
+        conv = Conv((1, *conv.stride), (0, *conv.padding), (1, *conv.dilation))
+    y = _layer(u, weight, bias, sets, conv, negative_slope, algorithm, backend)
+    y = y.squeeze(2) if axes == 1 else y
+    if jagged_offsets is not None:
+        return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
+    return y if dense_shape is None else y.unflatten(0, dense_shape)
+
+
+def _layer(
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sets: Sets,
+    conv: Conv,
+    negative_slope: float | Tensor | None,
+    algorithm: Algorithm,
+    backend: BackendName,
+) -> Tensor:
+    """The layer on packed images or volumes, by the operator or the graph that the call needs."""
     index = (sets.live_offsets, sets.live_ids)
     settings = ([*conv.stride], [*conv.padding], [*conv.dilation], algorithm, backend)
     traced = is_traced(u, algorithm)
@@ -88,20 +253,21 @@ def interconv2d(
     # A graph of torch.jit.trace holds operators alone, and those with derivatives, whether or not it needs them now.
     if negative_slope is not None and not traced and not differentiated and not torch.jit.is_tracing():
         slope = _slopes(negative_slope, u, weight.shape[0])
-        y = torch.ops.interconv.interconv2d_leaky_relu(u, weight, bias, slope, *index, *settings)
+        return torch.ops.interconv.interconv_leaky_relu(u, weight, bias, slope, *index, *settings)
+    if traced:
+        if not torch.compiler.is_compiling():
+            check_not_windows(u, SetIndex(*index))
+        y = traceable.interconv(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
+    elif differentiated and not torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
+        y = differentiable(u, weight, bias, *index, *settings)
     else:
-        if traced:
-            if not torch.compiler.is_compiling():
-                check_not_windows(u, SetIndex(*index))
-            y = traceable.interconv2d(u, weight, bias, *index, conv, None if is_decomposed(algorithm) else backend)
-        elif differentiated and not torch.jit.is_tracing():  # a file can hold operators, but no autograd.Function
-            y = differentiable(u, weight, bias, *index, *settings)
-        else:
-            y = torch.ops.interconv.interconv2d(u, weight, bias, *index, *settings)
-        y = y if negative_slope is None else leaky_relu(y, negative_slope)
-    if jagged_offsets is not None:
-        return torch.nested.nested_tensor_from_jagged(y, offsets=jagged_offsets)
-    return y if dense_shape is None else y.unflatten(0, dense_shape)
+        y = torch.ops.interconv.interconv(u, weight, bias, *index, *settings)
+    return y if negative_slope is None else leaky_relu(y, negative_slope)
+
+
+def _slopes(slope: float | Tensor, u: Tensor, out_channels: int) -> Tensor:
+    """A slope for each output channel; a number is filled in on the device, since a copy to it would wait for it."""
+    return slope.expand(out_channels) if isinstance(slope, Tensor) else u.new_full((out_channels,), slope)
 
 
 def set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto") -> Tensor:
@@ -149,7 +315,7 @@ def concat_set_mean(u: Tensor, sets: SetsLike, *, backend: BackendName = "auto")
 
 def _check_set_op(u: Tensor, sets: Any, backend: BackendName) -> Sets:
     if u.dim() < 2 or u.dtype not in FLOATS:
-        raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {_names(FLOATS)}")
+        raise TypeError(f"u has shape {tuple(u.shape)} and dtype {u.dtype}: expected [N,C,...] in {names_of(FLOATS)}")
     check_name(backend)
     return as_sets(sets, u.shape[0], u.device)
 
@@ -158,117 +324,3 @@ def _set_op(name: str, u: Tensor, sets: Sets, *settings: Any) -> Tensor:
     if is_transformed():
         return SetTransformed.apply(name, u, sets.offsets, sets.set_ids, settings)
     return getattr(torch.ops.interconv, name)(u, sets.offsets, sets.set_ids, *settings)
-
-
-def _from_dense(u: Tensor, sets: Any) -> tuple[Tensor, Sets]:
-    """The packed samples and the sets of dense [B,K,C,H,W]."""
-    if sets is not None:
-        raise ValueError(
-            f"u has shape {tuple(u.shape)} (dense [B,K,C,H,W], whose sets are its rows)"
-            " and sets were given too: expected one"
-        )
-    return u.flatten(0, 1), Sets.equal(u.shape[0], u.shape[1], u.device)
-
-
-def _from_jagged(u: Any, sets: Any) -> tuple[Tensor, Tensor, Sets]:
-    """The packed samples, offsets and sets of a jagged nested tensor."""
-    if u.layout != torch.jagged or u.dim() != 5:
-        raise ValueError(f"nested u has layout {u.layout} and {u.dim()} dimensions: expected torch.jagged, [B,j,C,H,W]")
-    if sets is not None:
-        raise ValueError("u is a nested tensor, which knows its sets, and sets were given too: expected one")
-    if u.lengths() is not None:
-        raise ValueError(
-            "nested u has holes (lengths beside offsets): expected one without, as nested_tensor_from_jagged makes"
-        )
-    offsets = u.offsets()
-    return u.values(), offsets, sets_of_jagged(offsets, u.values().shape[0], u.device)
-
-
-def cast_for_autocast(u: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The layer runs in autocast's low precision, as nn.Conv2d does (float64 excepted)."""
-    kind = u.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return u, weight, bias
-    low = torch.get_autocast_dtype(kind)
-
-    def cast(x: Tensor) -> Tensor:
-        return x.to(low) if x.is_floating_point() and x.dtype != torch.float64 else x
-
-    return cast(u), cast(weight), None if bias is None else cast(bias)
-
-
-def _check_tensors(u: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if u.dim() != 4:
-        raise ValueError(
-            f"u has shape {tuple(u.shape)}: expected packed [N,C,H,W], dense [B,K,C,H,W] or a jagged nested tensor"
-        )
-    if u.dtype not in FLOATS:
-        raise TypeError(f"u has dtype {u.dtype}: expected one of {_names(FLOATS)}")
-    if weight.dim() != 4 or weight.shape[1] != 2 * u.shape[1]:
-        raise ValueError(
-            f"weight has shape {tuple(weight.shape)}: expected [Co, 2C, kh, kw] ="
-            f" [Co, {2 * u.shape[1]}, kh, kw] for u {tuple(u.shape)}"
-        )
-    if bias is not None and bias.shape != (weight.shape[0],):
-        raise ValueError(
-            f"bias has shape {tuple(bias.shape)}: expected [{weight.shape[0]}] for weight {tuple(weight.shape)}"
-        )
-    for name, x in (("weight", weight), ("bias", bias)):
-        if x is not None and x.dtype != u.dtype:
-            raise TypeError(f"{name} has dtype {x.dtype}, u has {u.dtype}: expected one dtype")
-        if x is not None and x.device != u.device:
-            raise ValueError(f"{name} is on {x.device}, u is on {u.device}: expected one device")
-
-
-def _check_slope(slope: float | Tensor | None, u: Tensor, weight: Tensor) -> float | Tensor | None:
-    if not isinstance(slope, Tensor):
-        if isinstance(slope, bool) or not isinstance(slope, (int, float, type(None))):
-            raise TypeError(f"negative_slope = {slope!r}: expected a number, a tensor or None")
-        return slope
-    if slope.shape not in ((1,), (weight.shape[0],)):
-        raise ValueError(f"negative_slope has shape {tuple(slope.shape)}: expected [1] or [Co] = [{weight.shape[0]}]")
-    if slope.device != u.device:
-        raise ValueError(f"negative_slope is on {slope.device}, u is on {u.device}: expected one device")
-    return slope.to(u.dtype)
-
-
-def _slopes(slope: float | Tensor, u: Tensor, out_channels: int) -> Tensor:
-    """A slope for each output channel; a number is filled in on the device, since a copy to it would wait for it."""
-    return slope.expand(out_channels) if isinstance(slope, Tensor) else u.new_full((out_channels,), slope)
-
-
-def _conv(u: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Conv:
-    kernel = (weight.shape[2], weight.shape[3])
-    strides, dilations = int_pair("stride", stride, minimum=1), int_pair("dilation", dilation, minimum=1)
-    conv = Conv(strides, resolve_padding(padding, kernel, dilations), dilations)
-    size = conv.output_size(u.shape[2:], kernel)
-    if min(size) < 1:
-        raise ValueError(
-            f"u has H x W = {u.shape[2]} x {u.shape[3]}: too small for kernel {kernel} with {conv} (result {size})"
-        )
-    return conv
-
-
-def resolve_padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
-    """Zeros on each side along (height, width); "same" is dilation * (k - 1) / 2, for odd kernels."""
-    if isinstance(padding, str):
-        if padding != "same":
-            raise unknown_name("padding", padding, ["same"])
-        if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-            raise ValueError(f'padding "same" with kernel {kernel}: expected odd sizes, or the padding as numbers')
-        return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
-    return int_pair("padding", padding, minimum=0)
-
-
-def int_pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
-    """An int or a pair of ints as (height, width)."""
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(pair) != 2 or any(isinstance(x, bool) or not isinstance(x, int) for x in pair):
-        raise TypeError(f"{name} = {value!r}: expected an int or a pair (height, width) of ints")
-    if min(pair) < minimum:
-        raise ValueError(f"{name} = {value!r}: expected at least {minimum}")
-    return pair[0], pair[1]
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(d).removeprefix("torch.") for d in dtypes)

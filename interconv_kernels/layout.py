@@ -1,4 +1,7 @@
-"""Memory formats: every kernel sees dense rows, one per sample, in NCHW or channels_last order."""
+"""Memory formats: every kernel sees dense rows, one per sample, with the channels first or last in memory.
+
+The latter are channels_last for images [N,C,H,W] and channels_last_3d for volumes [N,C,D,H,W].
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,19 @@ import math
 import torch
 from torch import Tensor
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by rank
+
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last where x [N,C,H,W] is stored channels first in its strides' order; else contiguous (any rank)."""
-    if x.dim() == 4 and x.stride(1) == 1 and not x.is_contiguous():
-        return torch.channels_last
+    """The channels_last format of x's rank where the channels are its fastest axis; else contiguous (any rank)."""
+    if x.dim() in CHANNELS_LAST and x.stride(1) == 1 and not x.is_contiguous():
+        return CHANNELS_LAST[x.dim()]
     return torch.contiguous_format
+
+
+def is_channels_last(fmt: torch.memory_format) -> bool:
+    """Whether it is channels_last or channels_last_3d."""
+    return fmt in CHANNELS_LAST.values()
 
 
 def empty_rows(like: Tensor, rows: int, channels: int | None = None) -> Tensor:
@@ -23,8 +33,8 @@ def empty_rows(like: Tensor, rows: int, channels: int | None = None) -> Tensor:
 
 def flat(x: Tensor, fmt: torch.memory_format) -> Tensor:
     """View dense x [N, ...] as [N, M] in the order of its memory."""
-    if fmt == torch.channels_last:
-        x = x.permute(0, 2, 3, 1)
+    if is_channels_last(fmt):
+        x = x.movedim(1, -1)
     return x.view(x.shape[0], math.prod(x.shape[1:]))
 
 
@@ -48,11 +58,8 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 def common_format(u: Tensor, weight: Tensor) -> torch.memory_format:
     """The format of a convolution of u and of its result: channels_last if either tensor is, as in nn.Conv2d."""
-    return (
-        torch.channels_last
-        if torch.channels_last in (memory_format(u), memory_format(weight))
-        else torch.contiguous_format
-    )
+    fmt = memory_format(u)
+    return fmt if is_channels_last(fmt) else memory_format(weight)
 
 
 def dense(x: Tensor, fmt: torch.memory_format | None = None) -> Tensor:
@@ -61,7 +68,7 @@ def dense(x: Tensor, fmt: torch.memory_format | None = None) -> Tensor:
 
 
 def sum_pixels(g: Tensor) -> Tensor:
-    """[Co], the sum of g [N,Co,H',W'] over samples and pixels."""
-    if memory_format(g) == torch.channels_last:
-        return g.permute(0, 2, 3, 1).reshape(-1, g.shape[1]).sum(0, dtype=sum_dtype(g))
-    return g.sum((2, 3), dtype=sum_dtype(g)).sum(0)
+    """[Co], the sum of g [N,Co,...] over samples and pixels."""
+    if is_channels_last(memory_format(g)):
+        return g.movedim(1, -1).reshape(-1, g.shape[1]).sum(0, dtype=sum_dtype(g))
+    return g.flatten(2).sum(2, dtype=sum_dtype(g)).sum(0)

@@ -1,9 +1,9 @@
 """The library's operators, `torch.ops.interconv.*`: one schema and one fake each, whatever the backend.
 
 The set operations `set_reduce`, `set_add`, `concat_set_mean`, `concat_set_mean_backward`, `center` and `uncenter` are
-those of `SetOps` (`_backends/contract.py`), on tensors of any layout. The layer is `interconv2d` and
-`interconv2d_backward`; `interconv2d_leaky_relu` applies a leaky ReLU with slopes [Co] to its result, for inference.
-These three, `center` and `uncenter` need sets that are not empty. `center`, `uncenter` and `interconv2d_leaky_relu`
+those of `SetOps` (`_backends/contract.py`), on tensors of any layout. The layer is `interconv` and
+`interconv_backward`; `interconv_leaky_relu` applies a leaky ReLU with slopes [Co] to its result, for inference.
+These three, `center` and `uncenter` need sets that are not empty. `center`, `uncenter` and `interconv_leaky_relu`
 have no derivatives; the others have derivatives of any order. For C++ programs without Python, csrc/operators.cpp
 registers the operators of inference with the same schemas.
 """
@@ -27,7 +27,7 @@ from .sets import SetIndex
 _library = torch.library.Library("interconv", "DEF")
 
 _SETS = "Tensor offsets, Tensor set_ids"
-_CONV = "int[2] stride, int[2] padding, int[2] dilation, str algorithm, str backend"
+_CONV = "int[] stride, int[] padding, int[] dilation, str algorithm, str backend"
 
 
 def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -163,22 +163,22 @@ for _name, _formula, _setup in (
 # --- the layer --------------------------------------------------------------------------------------------------------
 
 
-@_op(f"interconv2d(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
-def interconv2d(u, weight, bias, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
+@_op(f"interconv(Tensor u, Tensor weight, Tensor? bias, {_SETS}, {_CONV}) -> Tensor")
+def interconv(u, weight, bias, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
     return _forward(u, weight, bias, None, SetIndex(offsets, set_ids), *settings)
 
 
-@_fake("interconv2d")
+@_fake("interconv")
 def _(u, weight, bias, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
     return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
 
 
-@_op(f"interconv2d_leaky_relu(Tensor u, Tensor weight, Tensor? bias, Tensor slope, {_SETS}, {_CONV}) -> Tensor")
-def interconv2d_leaky_relu(u, weight, bias, slope, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
+@_op(f"interconv_leaky_relu(Tensor u, Tensor weight, Tensor? bias, Tensor slope, {_SETS}, {_CONV}) -> Tensor")
+def interconv_leaky_relu(u, weight, bias, slope, offsets, set_ids, *settings):  # type: ignore[no-untyped-def]
     return _forward(u, weight, bias, slope.contiguous(), SetIndex(offsets, set_ids), *settings)
 
 
-@_fake("interconv2d_leaky_relu")
+@_fake("interconv_leaky_relu")
 def _(u, weight, bias, slope, offsets, set_ids, stride, padding, dilation, algorithm, backend):  # type: ignore[no-untyped-def]
     return _new_output(u, weight, _conv(u, weight, stride, padding, dilation))
 
@@ -200,14 +200,21 @@ def _forward(
         return _new_output(u, weight, conv)
     check_not_windows(u, sets)
     u, weight = dense(u, conv.fmt), dense(weight, conv.fmt)
+    if u.dim() == 5 and conv.is_pointwise(weight):
+        y = _forward(_image(u), _image(weight), bias, slope, sets, (1, 1), (0, 0), (1, 1), algorithm, backend)
+        return y.unflatten(2, u.shape[2:4])
     bias = None if bias is None else bias.contiguous()  # that of a gradient may be expanded
     choice = choose(backend, algorithm, "forward", conv, u, weight, sets)
     return algorithms.forward(choice, conv, u, weight, bias, sets, slope)
 
 
+def _image(volume: Tensor) -> Tensor:
+    """[N,C,D,H,W] as [N,C,D*H,W], in the same memory: kernels of size 1 see pixels alone."""
+    return volume.flatten(2, 3)
+
+
 def _conv(u: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Conv:
-    fmt = common_format(u, weight)
-    return Conv((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), fmt)
+    return Conv(tuple(stride), tuple(padding), tuple(dilation), common_format(u, weight))
 
 
 def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
@@ -216,10 +223,10 @@ def _new_output(u: Tensor, weight: Tensor, conv: Conv) -> Tensor:
 
 
 @_op(
-    f"interconv2d_backward(Tensor g, Tensor u, Tensor weight, {_SETS}, {_CONV}, bool[3] need)"
+    f"interconv_backward(Tensor g, Tensor u, Tensor weight, {_SETS}, {_CONV}, bool[3] need)"
     " -> (Tensor grad_u, Tensor grad_weight, Tensor grad_bias)"
 )
-def interconv2d_backward(
+def interconv_backward(
     g: Tensor,
     u: Tensor,
     weight: Tensor,
@@ -236,6 +243,11 @@ def interconv2d_backward(
     if u.shape[0] == 0:
         return tuple(grad.zero_() for grad in _new_gradients(u, weight, need))
     g, u, dense_weight = dense(g, conv.fmt), dense(u, conv.fmt), dense(weight, conv.fmt)
+    if u.dim() == 5 and conv.is_pointwise(weight):
+        images = (_image(x) for x in (g, u, dense_weight))
+        grads = interconv_backward(*images, offsets, set_ids, (1, 1), (0, 0), (1, 1), algorithm, backend, need)
+        shapes = (u.shape, weight.shape, weight.shape[:1])
+        return tuple(x.view(shape) if needed else x for x, shape, needed in zip(grads, shapes, need, strict=True))
     sets = SetIndex(offsets, set_ids)
     choice = choose(backend, algorithm, "backward", conv, u, dense_weight, sets)
     grads = algorithms.backward(choice, conv, g, u, dense_weight, sets, need)
@@ -245,7 +257,7 @@ def interconv2d_backward(
     )
 
 
-@_fake("interconv2d_backward")
+@_fake("interconv_backward")
 def _(g, u, weight, offsets, set_ids, stride, padding, dilation, algorithm, backend, need):  # type: ignore[no-untyped-def]
     return _new_gradients(u, weight, need)
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .convolution import Conv
+from .convolution import CONVOLUTIONS, Conv
 from .layout import sum_dtype
 
 
-def interconv2d(
+def interconv(
     u: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, set_ids: Tensor, conv: Conv, backend: str | None
 ) -> Tensor:
     """y [N,Co,H',W'] of u [N,C,H,W] and weight [Co,2C,k,k], in the memory format that torch's convolution chooses.
@@ -37,8 +36,9 @@ def interconv2d(
     w_own, w_set = weight[:, : u.shape[1]], weight[:, u.shape[1] :]  # (`split` is no constant to ONNX's optimizer)
     sets = (offsets, set_ids)
     s = _SetMap.apply(u, *sets, False, True, backend)
-    t = F.conv2d(s, w_set, bias, conv.stride, conv.padding, conv.dilation)
-    own = F.conv2d(u, w_own, None, conv.stride, conv.padding, conv.dilation)
+    convolve = CONVOLUTIONS[u.dim()]
+    t = convolve(s, w_set, bias, conv.stride, conv.padding, conv.dilation)
+    own = convolve(u, w_own, None, conv.stride, conv.padding, conv.dilation)
     return own + _SetMap.apply(t, *sets, True, False, backend)
 
 

@@ -102,9 +102,9 @@ def machine(device: torch.device) -> str | None:
 
 def layer_key(direction: Direction, conv: Conv, u: Tensor, weight: Tensor) -> str:
     """The kind of layer, with H W rounded to the nearest power of two."""
-    _, channels, height, width = u.shape
+    channels, area = u.shape[1], math.prod(u.shape[2:])
     how = precision(u) if u.dtype == torch.float32 else ""
-    return _layer_key(direction, conv, channels, height * width, weight.shape[0], weight.shape[2:], u.dtype, how)
+    return _layer_key(direction, conv, channels, area, weight.shape[0], weight.shape[2:], u.dtype, how)
 
 
 @functools.lru_cache(maxsize=4096)  # the text takes longer to make than to find

@@ -15,8 +15,8 @@ from ._backends import registry
 from ._backends.contract import DIRECTIONS, Direction, TunableLayer
 from ._device_time import milliseconds
 from ._progress import Progress
+from .arguments import cast_for_autocast
 from .convolution import Conv
-from .functional import cast_for_autocast
 from .layout import common_format
 from .modules import InterConv2d
 from .sets import Sets
@@ -242,7 +242,7 @@ class _Checked:
         u, weight, conv = layer.random(sets.num_samples), layer.weight, layer.conv
         bias = torch.zeros_like(weight[:, 0, 0, 0])
         options = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
-        self.g = torch.randn_like(reference.concat_interconv2d(u, weight, bias, CHECKED_LENGTHS, **options))
+        self.g = torch.randn_like(reference.concat_interconv(u, weight, bias, CHECKED_LENGTHS, **options))
 
         def results(layer: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
             tensors = [x.to(dtype) for x in (u, weight, bias)]
@@ -250,8 +250,8 @@ class _Checked:
             return [y] if kind.direction == "forward" else gradients
 
         self.name = kind.key
-        self.exact = results(reference.interconv2d, torch.float64)
-        self.allowed = allowed_errors(results(reference.concat_interconv2d, layer.dtype), self.exact)
+        self.exact = results(reference.interconv, torch.float64)
+        self.allowed = allowed_errors(results(reference.concat_interconv, layer.dtype), self.exact)
         self.call = lambda backend: _call(kind, backend, u, sets, self.g)
 
     def time(
@@ -284,9 +284,9 @@ def _call(kind: _Kind, backend: str, u: Tensor, sets: Sets, g: Tensor | None = N
         backend,
     )
     if kind.direction == "forward":
-        return lambda: [torch.ops.interconv.interconv2d(u, weight, None, *settings)]
+        return lambda: [torch.ops.interconv.interconv(u, weight, None, *settings)]
     if g is None:
         size = conv.output_size(u.shape[2:], weight.shape[2:])
         g = torch.randn(u.shape[0], weight.shape[0], *size, device=u.device, dtype=u.dtype)
         g = g.contiguous(memory_format=conv.fmt)
-    return lambda: list(torch.ops.interconv.interconv2d_backward(g, u, weight, *settings, [True, True, True]))
+    return lambda: list(torch.ops.interconv.interconv_backward(g, u, weight, *settings, [True, True, True]))

@@ -11,7 +11,7 @@ from .sets import Sets
 
 Algorithm: TypeAlias = Literal["auto", "concat", "split", "centered", "fused", "decomposed"]
 BackendName: TypeAlias = Literal["auto", "triton", "cpp", "torch"]
-Padding: TypeAlias = Literal["same"] | int | tuple[int, int]
+Padding: TypeAlias = Literal["same"] | int | tuple[int, ...]
 # `Sets`, a list of set sizes, a tensor of offsets, or one int for sets of equal size.
 SetsLike: TypeAlias = Sets | Sequence[int] | Tensor | int
 

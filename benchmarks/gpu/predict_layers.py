@@ -152,7 +152,8 @@ def vendor_call(
     choice = Choice(BACKENDS["triton"], algorithm)
     if direction == "forward":
         return partial(algorithms.forward, choice, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets)
-    g = maps(sets.num_rows, layer.out_channels, *conv.output_size(u.shape[2:], (k, k)), DTYPE)
+    height, width = conv.output_size(u.shape[2:], (k, k))
+    g = maps(sets.num_rows, layer.out_channels, height, width, DTYPE)
     return partial(algorithms.backward, choice, conv, g, u, weight, sets, (needs_u, True, True))
 
 

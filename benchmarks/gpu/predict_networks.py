@@ -154,7 +154,8 @@ def _fused_call(kind: Kind, direction: Pass) -> Any:
     weight = torch.empty(layer.out_channels, 2 * layer.channels, k, k, dtype=DTYPE, device=META)
     if direction == "forward":
         return partial(algorithms.forward, choice, conv, u, weight, weight[:, 0, 0, 0].contiguous(), sets)
-    g = maps(sets.num_rows, layer.out_channels, *conv.output_size(u.shape[2:], (k, k)), DTYPE)
+    height, width = conv.output_size(u.shape[2:], (k, k))
+    g = maps(sets.num_rows, layer.out_channels, height, width, DTYPE)
     return partial(algorithms.backward, choice, conv, g, u, weight, sets, (kind.needs_u, True, True))
 
 

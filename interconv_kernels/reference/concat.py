@@ -6,49 +6,47 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..as_sets import as_sets
-from ..layout import memory_format
 from ..set_context import current_sets
-from .naive import Pair, same_padding
+from .naive import CONVOLUTIONS, Ints, same_padding
 
 if TYPE_CHECKING:
     from ..modules import InterConv2d
     from ..typing import Padding, SetsLike
 
 
-def concat_interconv2d(
+def concat_interconv(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     lengths: Sequence[int],
-    stride: int | Pair = 1,
+    stride: int | Ints = 1,
     padding: Padding = "same",
-    dilation: int | Pair = 1,
+    dilation: int | Ints = 1,
 ) -> Tensor:
-    """y_i = conv(concat(u_i, s); weight) + bias with torch's mean, cat and conv2d (paper, Eq. 1-3).
+    """y_i = conv(concat(u_i, s); weight) + bias with torch's mean, cat and convolution (paper, Eq. 1-3).
 
     On channels_last input, mean and concatenation run on the [N,H,W,C] view. torch's own are slow on the [N,C,H,W] view
     of such memory, and their result is contiguous, so that the convolution would reorder it again.
 
     Args:
-        u: [N,C,H,W], any floating point dtype.
-        weight: [Co,2C,kh,kw], the half for u_i first.
+        u: [N,C,H,W], any floating point dtype. Or signals [N,C,L], or volumes [N,C,D,H,W].
+        weight: [Co,2C,kh,kw], the half for u_i first; [Co,2C,k] or [Co,2C,kd,kh,kw].
         bias: [Co] or None.
         lengths: the set sizes, with sum N.
-        stride: an int or (height, width).
-        padding: "same" (dilation * (k - 1) / 2 on each side, for odd k), or an int or (height, width).
-        dilation: an int or (height, width).
+        stride: an int, or one for each axis.
+        padding: "same" (dilation * (k - 1) / 2 on each side, for odd k), or as `stride`.
+        dilation: as `stride`.
 
     Returns:
-        y [N,Co,H',W'].
+        y [N,Co,H',W'], [N,Co,L'] or [N,Co,D',H',W'].
     """
     if isinstance(padding, str):
         padding = same_padding(weight, dilation)
-    channels_last = memory_format(u) == torch.channels_last
-    x, channels = (u.permute(0, 2, 3, 1), -1) if channels_last else (u, -3)
+    channels_last = u.stride(1) == 1 and not u.is_contiguous()
+    x, channels = (u.movedim(1, -1), -1) if channels_last else (u, 1 - u.dim())
     sizes = [size for size in lengths if size]
     if len(set(sizes)) == 1:
         samples = x.unflatten(0, (-1, sizes[0]))  # only the concatenation writes each mean once per sample
@@ -56,7 +54,8 @@ def concat_interconv2d(
     else:
         means = torch.cat([samples.mean(0, keepdim=True).expand_as(samples) for samples in x.split(sizes)] or [x])
         c = torch.cat([x, means], dim=channels)
-    return F.conv2d(c.permute(0, 3, 1, 2) if channels_last else c, weight, bias, stride, padding, dilation)
+    convolve = CONVOLUTIONS[u.dim()]
+    return convolve(c.movedim(-1, 1) if channels_last else c, weight, bias, stride, padding, dilation)
 
 
 class ConcatInterConv2d(nn.Module):
@@ -70,7 +69,7 @@ class ConcatInterConv2d(nn.Module):
         out_channels: Co, by default C.
         kernel_size: an int or (height, width).
         stride: an int or (height, width).
-        padding: as in `concat_interconv2d`.
+        padding: as in `concat_interconv`.
         dilation: an int or (height, width).
         bias: whether to learn a bias.
         device: of the parameters.
@@ -81,10 +80,10 @@ class ConcatInterConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int | None = None,
-        kernel_size: int | Pair = 3,
-        stride: int | Pair = 1,
+        kernel_size: int | Ints = 3,
+        stride: int | Ints = 1,
         padding: Padding = "same",
-        dilation: int | Pair = 1,
+        dilation: int | Ints = 1,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -92,7 +91,9 @@ class ConcatInterConv2d(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         out_channels = in_channels if out_channels is None else out_channels
-        self.conv = nn.Conv2d(2 * in_channels, out_channels, kernel_size, stride, 0, dilation, bias=bias, **options)
+        sizes: Any = (kernel_size, stride, 0, dilation)
+        options["bias"] = bias
+        self.conv = nn.Conv2d(2 * in_channels, out_channels, *sizes, **options)
         self.padding = padding
         self.activation: nn.Module | None = None
 
@@ -125,5 +126,5 @@ class ConcatInterConv2d(nn.Module):
             raise ValueError(f"u has shape {tuple(u.shape)} and sets is None: expected sets, or a `use_sets` block")
         lengths = as_sets(sets, u.shape[0], u.device).lengths
         conv = self.conv
-        y = concat_interconv2d(u, conv.weight, conv.bias, lengths, conv.stride, self.padding, conv.dilation)  # type: ignore[arg-type]
+        y = concat_interconv(u, conv.weight, conv.bias, lengths, conv.stride, self.padding, conv.dilation)
         return y if self.activation is None else self.activation(y)

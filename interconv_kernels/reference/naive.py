@@ -1,6 +1,6 @@
 """InterConv as the paper writes it, one set after the other, without regard to speed.
 
-`interconv2d` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` without torch. Neither shares
+`interconv` in torch (any dtype; float64 for tests, differentiable), `interconv2d_numpy` without torch. Neither shares
 code with the kernels that are tested against it.
 """
 
@@ -14,33 +14,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
+Ints = tuple[int, ...]  # one for each axis of an image, a signal or a volume
+CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the rank of the input
 
 
-def interconv2d(
+def interconv(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     lengths: Sequence[int],
-    stride: int | Pair = 1,
-    padding: int | Pair | str = "same",
-    dilation: int | Pair = 1,
+    stride: int | Ints = 1,
+    padding: int | Ints | str = "same",
+    dilation: int | Ints = 1,
 ) -> Tensor:
     """y_i = conv(concat(u_i, s); weight) + bias, s the mean of the sample's set (paper, Eq. 1-3).
 
     Args:
-        u: [N,C,H,W], any floating point dtype; float64 for tests.
-        weight: [Co,2C,kh,kw], the half for u_i first.
+        u: [N,C,H,W], any floating point dtype; float64 for tests. Or signals [N,C,L], or volumes [N,C,D,H,W].
+        weight: [Co,2C,kh,kw], the half for u_i first; [Co,2C,k] or [Co,2C,kd,kh,kw].
         bias: [Co] or None.
         lengths: the set sizes, with sum N; 0 is allowed.
-        stride: an int or (height, width).
-        padding: "same" (dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride), or an int or a pair.
-        dilation: an int or (height, width).
+        stride: an int, or one for each axis.
+        padding: "same" (dilation * (k - 1) / 2 zeros on each side, for odd k, at any stride), or as `stride`.
+        dilation: as `stride`.
 
     Returns:
-        y [N,Co,H',W'], differentiable.
+        y [N,Co,H',W'], [N,Co,L'] or [N,Co,D',H',W'], differentiable.
     """
     if isinstance(padding, str):
         padding = same_padding(weight, dilation)
+    convolve = CONVOLUTIONS[u.dim()]
     outputs = []
     for samples in u.split(list(lengths)):
         if len(samples) == 0:
@@ -48,16 +51,17 @@ def interconv2d(
         s = samples.sum(0) / len(samples)  # Eq. 1
         for u_i in samples:
             c_i = torch.cat([u_i, s], dim=0)  # Eq. 2
-            outputs.append(F.conv2d(c_i[None], weight, bias, stride, padding, dilation)[0])  # Eq. 3
+            outputs.append(convolve(c_i[None], weight, bias, stride, padding, dilation)[0])  # Eq. 3
     if not outputs:
-        return F.conv2d(torch.cat([u, u], dim=1), weight, bias, stride, padding, dilation)  # N = 0: the right shape
+        return convolve(torch.cat([u, u], dim=1), weight, bias, stride, padding, dilation)  # N = 0: the right shape
     return torch.stack(outputs)
 
 
-def same_padding(weight: Tensor, dilation: int | Pair) -> Pair:
-    """Zeros on each side along (height, width) that keep the size at stride 1, for odd kernels."""
-    d = (dilation, dilation) if isinstance(dilation, int) else dilation
-    return d[0] * (weight.shape[2] // 2), d[1] * (weight.shape[3] // 2)
+def same_padding(weight: Tensor, dilation: int | Ints) -> Ints:
+    """Zeros on each side along each axis that keep the size at stride 1, for odd kernels."""
+    kernel = weight.shape[2:]
+    dilations = (dilation,) * len(kernel) if isinstance(dilation, int) else dilation
+    return tuple(d * (k // 2) for d, k in zip(dilations, kernel, strict=True))
 
 
 def interconv2d_numpy(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import types
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+
+from .kinds import kind_of
 
 SCRIPTED = "it is scripted: change the network before torch.jit.script or trace"
 LAZY = "it does not know its sizes yet: run the network once first"
@@ -26,6 +28,8 @@ PYTHONS = set(vars(type("Empty", (), {"__annotations__": {}}))) | {
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Wrappers that keep the parameters that they were given.
 HOLDERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+# Modules that compute with the weights of their layers themselves, without calling these.
+READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -36,18 +40,19 @@ def is_convolution(module: nn.Module) -> bool:
     return "conv" in name.lower() and not list(module.children())
 
 
-def why_not(module: nn.Module, kind: type[nn.Module], renewed: Sequence[str]) -> str | None:
+def why_not(module: nn.Module, kinds: Iterable[type[nn.Module]], renewed: Sequence[str]) -> str | None:
     """Why another layer cannot stand for a module, or None.
 
     Args:
         module: the module.
-        kind: nn.Conv2d or InterConv2d, which it must be, and nothing else.
+        kinds: the layers that it may be; and nothing else.
         renewed: the names of the parameters that the new layer does not share with it.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return SCRIPTED
-    if not isinstance(module, kind):
-        return f"{type(module).__name__} is no {'nn.' if kind is nn.Conv2d else ''}{kind.__name__}"
+    kind = kind_of(module, kinds)
+    if kind is None:
+        return f"{type(module).__name__} is none of {', '.join(f'nn.{kind.__name__}' for kind in kinds)}"
     if any(is_lazy(parameter) for parameter in module.parameters()):
         return LAZY
     if parametrize.is_parametrized(module):
@@ -112,6 +117,8 @@ def dimensions(module: nn.Module) -> int | None:
 
 def wrapper_of_parameters(module: nn.Module) -> str | None:
     """Why nothing inside `module` can be changed, or None."""
+    if isinstance(module, READERS):
+        return f"it is inside {type(module).__name__}, which reads its weight without calling it"
     for base in type(module).__mro__:
         if base.__name__ in HOLDERS:
             return (

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..modules import ACTIVATIONS, InterConv2d
+from ..layout import CHANNELS_LAST
+from ..modules import ACTIVATIONS, SetLayer
 from .checks import SharedMemory, plain_references, wrapper_of_parameters
 from .report import Change, SurgeryReport
 
@@ -50,8 +51,8 @@ class Renewal:
 
 def format_of(tensor: torch.Tensor) -> torch.memory_format:
     """The memory format of a parameter."""
-    is_nhwc = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_nhwc and not tensor.is_contiguous() else torch.contiguous_format
+    fmt = CHANNELS_LAST.get(tensor.dim(), torch.contiguous_format)
+    return fmt if tensor.is_contiguous(memory_format=fmt) and not tensor.is_contiguous() else torch.contiguous_format
 
 
 def exchange(
@@ -137,7 +138,7 @@ def describe(module: nn.Module) -> str:
     merged = f", activation={describe(activation)}" if isinstance(activation, ACTIVATIONS) else ""
     try:
         return f"{type(module).__name__}({module.extra_repr()}{merged})"
-    except TypeError:  # nn.Conv2d's own, where a user has set an int for a pair
+    except TypeError:  # its own, where a user has set an int for a pair
         return f"{type(module).__name__}(...{merged})"
 
 
@@ -158,9 +159,9 @@ def _prototype(kind: type[nn.Module]) -> nn.Module:
 def _places(
     module: nn.Module, name: str = "", parent: nn.Module | None = None, key: str = "", blocked: str | None = None
 ) -> Iterator[Place]:
-    """Every place in the tree, without what is inside InterConv2d layers."""
+    """Every place in the tree, without what is inside layers of this library."""
     yield Place(name, parent, key, module, blocked)
-    if isinstance(module, InterConv2d):
+    if isinstance(module, SetLayer):
         return
     blocked = blocked or wrapper_of_parameters(module)
     for child_key, child in module._modules.items():

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..functional import int_pair
-from ..modules import ACTIVATIONS, InterConv2d
+from ..modules import ACTIVATIONS, InterLinear, SetLayer
 from ..typing import Algorithm, BackendName
 from .checkpoints import identity_interconv, load_appended, load_merged
 from .checks import LAZY, SCRIPTED, changed_object, dimensions, is_convolution, why_not
 from .exchange import Renewal, conflict, describe, exchange, format_of, hand_over, nothing_changed
+from .kinds import BY_AXES, CONVOLUTIONS, PLAIN, interconv_like, kind_of
 from .report import SurgeryReport
 from .selection import Where, predicate
 
@@ -38,6 +38,8 @@ def replace_with_interconv(
     backend: BackendName = "auto",
 ) -> SurgeryReport:
     """Replaces every selected nn.Conv2d(C, Co) by an InterConv2d(C, Co) of the same kernel, stride and so on.
+
+    Likewise nn.Conv1d and nn.Conv3d, and nn.Linear(C, Co) by InterLinear(C, Co) where `where` selects it.
 
     The weight [Co,2C,kh,kw] is a new parameter; it stays frozen or tied as it was. The bias, and what a user added to
     the layer (attributes, buffers), are the same objects as before. A layer stays as it is where this would not
@@ -68,26 +70,20 @@ def replace_with_interconv(
     renew = Renewal()
 
     def reason(module: nn.Module) -> str | None:
-        return (
-            why_not(module, nn.Conv2d, renewed) or _unlike_interconv(module) or conflict(module, nn.Conv2d, InterConv2d)
-        )
+        kind = kind_of(module, PLAIN)
+        return why_not(module, PLAIN, renewed) or _unlike_interconv(module) or conflict(module, kind, PLAIN[kind])
 
     def build(module: nn.Module) -> nn.Module:
         weight, bias = module._parameters["weight"], module._parameters.get("bias")
         assert weight is not None
-        out_channels, in_channels, *kernel_size = weight.shape  # what the attributes say may be out of date
-        settings: dict[str, Any] = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
-        if module.padding == "valid":
-            settings["padding"] = 0
-        settings |= {"bias": bias is not None, "algorithm": algorithm, "backend": backend, "device": "meta"}
-        layer = InterConv2d(in_channels, out_channels, (kernel_size[0], kernel_size[1]), **settings)
+        layer = interconv_like(module, algorithm, backend)
         layer.weight = renew(weight, _widened)
         if keep_outputs:
             layer.bias = bias
         else:
             layer.bias = None if bias is None else renew(bias, torch.empty_like)
             layer.reset_parameters()
-        hand_over(module, layer, nn.Conv2d)
+        hand_over(module, layer, kind_of(module, PLAIN))
         layer.training = module.training
         return layer
 
@@ -101,8 +97,8 @@ def replace_with_interconv(
 
 def append_interconv(
     model: nn.Module,
-    where: Where = nn.Conv2d,
-    kernel_size: int | tuple[int, int] = 3,
+    where: Where = tuple(CONVOLUTIONS),
+    kernel_size: int | tuple[int, ...] = 3,
     *,
     keep_outputs: bool = True,
     algorithm: Algorithm = "auto",
@@ -110,23 +106,24 @@ def append_interconv(
 ) -> SurgeryReport:
     """Adds an InterConv2d(F, F) after every selected layer: nn.Sequential(layer, InterConv2d) replaces the layer.
 
+    After layers for signals or volumes it is an InterConv1d or InterConv3d, after an nn.Linear an InterLinear.
+
     Args:
         model: any network; changed in place.
-        where: which modules, as in `replace_with_interconv`; by default every nn.Conv2d. F of a module is its
-            `out_channels` or `num_features`, or that of the last child that has one.
-        kernel_size: odd; the paper uses 3 in convolutional networks and 1 in transformers.
+        where: which modules, as in `replace_with_interconv`; by default every nn.Conv1d, nn.Conv2d and nn.Conv3d. F of
+            a module is its `out_channels`, `num_features` or `out_features`, or that of the last child that has one.
+        kernel_size: odd, an int or one for each axis; the paper uses 3 in convolutional networks and 1 in transformers.
         keep_outputs: start with Wu = identity, Ws = 0 and zero bias, so that the outputs of a trained network are
             unchanged at first, for any set size. False: new weights, to train from scratch.
         algorithm: of the new layers.
         backend: of the new layers.
 
     Returns:
-        SurgeryReport, with layers of unknown F, or not of 2-D features, in `skipped`.
+        SurgeryReport, with layers of unknown F in `skipped`.
 
     Raises:
         ValueError: nothing was changed, or an even kernel.
     """
-    int_pair("kernel_size", kernel_size, minimum=1)
 
     def reason(module: nn.Module) -> str | None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -136,17 +133,18 @@ def append_interconv(
         features = _features(module)
         if features is None:
             return f"{type(module).__name__} does not tell its number of features (out_channels or num_features)"
-        teller = features[1]
-        if dimensions(teller) not in (None, 2):
-            return f"{type(teller).__name__} has features of {dimensions(teller)} dimensions"
-        return "it is quantized" if hasattr(teller, "_packed_params") else None
+        return "it is quantized" if hasattr(features[1], "_packed_params") else None
 
     def build(module: nn.Module) -> nn.Module:
         features = _features(module)
         assert features is not None
         like = next(module.parameters(), None)
-        settings: dict[str, Any] = {"kernel_size": kernel_size, "algorithm": algorithm, "backend": backend}
-        layer = InterConv2d(features[0], **settings, device="meta", dtype=None if like is None else like.dtype)
+        settings: dict[str, Any] = {"algorithm": algorithm, "backend": backend, "device": "meta"}
+        settings["dtype"] = None if like is None else like.dtype
+        if isinstance(features[1], nn.Linear):
+            layer: SetLayer = InterLinear(features[0], **settings)
+        else:
+            layer = BY_AXES[dimensions(features[1]) or 2](features[0], kernel_size=kernel_size, **settings)
         device = torch.get_default_device() if like is None else like.device
         if keep_outputs:
             layer.load_state_dict(identity_interconv(layer, device), assign=True)
@@ -168,13 +166,15 @@ def append_interconv(
 
 
 def _is_free(module: nn.Module) -> bool:
-    """Whether it is no InterConv2d already."""
-    return not isinstance(module, InterConv2d)
+    """Whether it is no layer of this library already."""
+    return not isinstance(module, SetLayer)
 
 
 def _unlike_interconv(module: nn.Module) -> str | None:
-    """Why no InterConv2d computes what an nn.Conv2d does, or None."""
-    assert isinstance(module, nn.Conv2d)
+    """Why no layer of this library computes what a plain one does, or None."""
+    if isinstance(module, nn.Linear):
+        return None
+    assert isinstance(module, nn.modules.conv._ConvNd)
     if module.groups != 1:
         return f"it has groups={module.groups}, and InterConv mixes all channels"
     if module.padding_mode != "zeros":
@@ -203,7 +203,7 @@ def _merge_activations(report: SurgeryReport) -> None:
                 continue
             if places[id(layer)] > 1:  # elsewhere another activation, or none, may follow it
                 continue
-            assert isinstance(layer, InterConv2d)
+            assert isinstance(layer, SetLayer)
             layer.activation = activation
             parent._modules[next_key] = nn.Identity()
             merged[parent] = None
@@ -217,7 +217,7 @@ def _merge_activations(report: SurgeryReport) -> None:
 
 def _features(module: nn.Module) -> tuple[int, nn.Module] | None:
     """How many features a module returns, and which module tells: it or its last descendant that does."""
-    for attribute in ("out_channels", "num_features"):
+    for attribute in ("out_channels", "num_features", "out_features"):
         if isinstance(number := getattr(module, attribute, None), int):
             return number, module
     found = (_features(child) for child in reversed(list(module.children())))

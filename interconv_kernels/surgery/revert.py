@@ -7,21 +7,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..modules import InterConv2d
+from ..modules import SetLayer
 from .checkpoints import identity_interconv, load_appended
 from .checks import why_not
 from .exchange import Renewal, conflict, exchange, finish, hand_over, nothing_changed
+from .kinds import PLAIN_OF, kind_of, plain_like
 from .report import SurgeryReport
 
 LOAD_HOOKS = "_load_state_dict_pre_hooks"
 
 
 def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
-    """Replaces InterConv2d layers by nn.Conv2d layers with the same outputs.
+    """Replaces layers of this library by those of torch.nn with the same outputs: InterConv2d by nn.Conv2d, and so on.
 
-    A layer whose Ws is exactly zero becomes an nn.Conv2d with weight Wu: the outputs are the same for all sets. Others
-    stay, unless `single_images`: the mean of a set of one sample is that sample, so they become an nn.Conv2d with
-    weight Wu + Ws, which is right for sets of one image only.
+    A layer whose Ws is exactly zero becomes a plain one with weight Wu: the outputs are the same for all sets. Others
+    stay, unless `single_images`: the mean of a set of one sample is that sample, so they become plain ones with weight
+    Wu + Ws, which is right for sets of one image only.
 
     What `append_interconv` added is removed where it changes nothing, and merged activations are modules of their own
     again, so the state dict has the keys that it had before surgery.
@@ -39,13 +40,14 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
     renew = Renewal()
 
     def reason(module: nn.Module) -> str | None:
-        why = why_not(module, InterConv2d, ("weight",)) or conflict(module, InterConv2d, nn.Conv2d)
+        kind = kind_of(module, PLAIN_OF)
+        why = why_not(module, PLAIN_OF, ("weight",)) or conflict(module, kind, PLAIN_OF[kind])
         if why or single_images:
             return why
-        assert isinstance(module, InterConv2d)
+        assert isinstance(module, SetLayer)
         if module.weight.is_meta:
             return "it is on the meta device, so it is unknown whether its weights for the set mean are zero"
-        if torch.count_nonzero(module.weight[:, module.in_channels :]):
+        if torch.count_nonzero(module.weight.chunk(2, dim=1)[1]):
             return "its weights for the set mean are not zero; for sets of one image: revert(model, single_images=True)"
         return None
 
@@ -54,15 +56,14 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
         return own + other if single_images else own.clone()
 
     def build(module: nn.Module) -> nn.Module:
-        assert isinstance(module, InterConv2d)
-        sizes = (module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
-        conv = nn.Conv2d(*sizes, module.dilation, bias=False, device="meta")
-        conv.weight, conv.bias = renew(module.weight, plain_weight), module.bias
-        hand_over(module, conv, InterConv2d)
-        conv.training = module.training
+        assert isinstance(module, SetLayer)
+        plain = plain_like(module)
+        plain.weight, plain.bias = renew(module.weight, plain_weight), module.bias  # type: ignore[assignment]
+        hand_over(module, plain, kind_of(module, PLAIN_OF))
+        plain.training = module.training
         if module.activation is None:
-            return conv
-        activated.append(nn.Sequential(conv, module.activation))
+            return plain
+        activated.append(nn.Sequential(plain, module.activation))
         return activated[-1]
 
     def note(module: nn.Module) -> str:
@@ -74,11 +75,11 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
         wanted=lambda _, module: _changes_nothing(module),
         reason=lambda _: None,
         build=lambda pair: pair.get_submodule("0"),
-        note=lambda _: "the InterConv2d changed nothing",
+        note=lambda pair: f"the {type(pair.get_submodule('1')).__name__} changed nothing",
     )
     report = exchange(
         removed.model,
-        wanted=lambda _, module: isinstance(module, InterConv2d),
+        wanted=lambda _, module: isinstance(module, SetLayer),
         reason=reason,
         build=build,
         renewed=("weight",),
@@ -86,21 +87,21 @@ def revert(model: nn.Module, *, single_images: bool = False) -> SurgeryReport:
     )
     report.changed = removed.changed + report.changed
     if not report.changed:
-        raise nothing_changed(report, "InterConv2d")
+        raise nothing_changed(report, "InterConv")
     _separate(report.model, activated)
     finish(report, before)
     return report
 
 
 def _changes_nothing(pair: nn.Module) -> bool:
-    """Whether it is what `append_interconv` made and the InterConv2d returns its input for any set."""
+    """Whether it is what `append_interconv` made and its layer returns its input for any set."""
     hooks = [getattr(hook, "hook", None) for hook in pair._load_state_dict_pre_hooks.values()]
     if hooks != [load_appended] or vars(pair).keys() != vars(nn.Sequential()).keys() or len(list(pair.children())) != 2:
         return False
     if any(value for name, value in vars(pair).items() if name.endswith("_hooks") and name != LOAD_HOOKS):
         return False
     layer = list(pair.children())[1]
-    if not isinstance(layer, InterConv2d) or layer.activation is not None or why_not(layer, InterConv2d, ("weight",)):
+    if not isinstance(layer, SetLayer) or layer.activation is not None or why_not(layer, PLAIN_OF, ("weight",)):
         return False
     identity = identity_interconv(layer, layer.weight.device)
     return not layer.weight.is_meta and all(torch.equal(x, identity[name]) for name, x in layer.state_dict().items())

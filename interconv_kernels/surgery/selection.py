@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..set_context import use_sets
+from .checks import dimensions
+from .kinds import CONVOLUTIONS
 
 # What a type, a name pattern, a predicate or a sequence of these selects: see `replace_with_interconv`.
 Where: TypeAlias = "type[nn.Module] | str | Callable[[str, nn.Module], bool] | Choice | Sequence[type[nn.Module] | str]"
@@ -35,7 +38,7 @@ class Choice:
         return self.text
 
 
-def every(n: int, of: Where = nn.Conv2d) -> Choice:
+def every(n: int, of: Where = tuple(CONVOLUTIONS)) -> Choice:
     """Selects the first layer and every n-th after it, in the order of `network.named_modules()`.
 
     Args:
@@ -53,7 +56,7 @@ def every(n: int, of: Where = nn.Conv2d) -> Choice:
     return Choice(f"every({n}, of={of!r})", of, lambda network, layers: layers[::n])
 
 
-def deepest(levels: int, images: Tensor, of: Where = nn.Conv2d) -> Choice:
+def deepest(levels: int, images: Tensor, of: Where = tuple(CONVOLUTIONS)) -> Choice:
     """Selects the layers at the lowest resolutions of a network, such as the bottom of a U-Net.
 
     The network is run once on `images`, without gradients and in eval mode. A level is a size of output, in pixels;
@@ -115,12 +118,13 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _output_pixels(network: nn.Module, layers: list[nn.Module], images: Tensor) -> dict[nn.Module, int]:
-    """Height times width of the last output of each layer that a run on `images` calls."""
+    """The pixels, voxels or tokens of the last output of each layer that a run on `images` calls."""
     pixels: dict[nn.Module, int] = {}
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() >= 2:
-            pixels[module] = output.shape[-2] * output.shape[-1]
+            axes = output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[-(dimensions(module) or 2) :]
+            pixels[module] = math.prod(axes)
 
     training = {module: module.training for module in network.modules()}
     handles = [layer.register_forward_hook(record) for layer in layers]

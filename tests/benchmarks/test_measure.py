@@ -8,13 +8,13 @@ import torch
 from benchmarks.check import make_inputs
 from benchmarks.measure import Settings, last_level_cache_bytes, measure_implementations
 from benchmarks.suites import DIRECTIONS, Case, Layer
-from interconv_kernels.reference import concat_interconv2d
+from interconv_kernels.reference import concat_interconv
 
 CASE = Case(Layer("square", 4, 6, 9, 8), (2, 1))
 
 
 def plain(u, weight, bias):
-    return concat_interconv2d(u, weight, bias, CASE.lengths)
+    return concat_interconv(u, weight, bias, CASE.lengths)
 
 
 def measure(implementation, directions, repeats=2):

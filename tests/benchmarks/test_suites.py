@@ -62,4 +62,4 @@ def test_names():
     layer = Layer("nnunet-20M", 46, 92, 81, 96, stride=2)
     assert str(Case(layer, (4, 4))) == "nnunet-20M 46-92 81x96 k3 s2 K4 N8"
     assert str(Case(layer, (3, 1))) == "nnunet-20M 46-92 81x96 k3 s2 3+1"
-    assert (layer.out_height, layer.out_width) == (41, 48)
+    assert layer.out_size == (41, 48)

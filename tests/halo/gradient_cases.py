@@ -81,8 +81,8 @@ class GradientCase:
     def errors(self, result: Result) -> list[tuple[float, float]]:
         """(error, what is allowed) of each half and of the bias: a multiple of the error of torch in the same dtype."""
         got = [*result.weight.split(self.u.shape[1], dim=1), result.bias]
-        exact = self.in_torch(reference.interconv2d, torch.float64)
-        plain = self.in_torch(reference.concat_interconv2d, self.u.dtype)
+        exact = self.in_torch(reference.interconv, torch.float64)
+        plain = self.in_torch(reference.concat_interconv, self.u.dtype)
         rounding = torch.finfo(self.u.dtype).eps / 2  # that of the exact result, which torch sometimes returns
         return [
             (reference.relative_error(x, want), max(TIMES_TORCH * reference.relative_error(other, want), rounding))

@@ -100,9 +100,9 @@ class Case:
         y, report = self.run(library, config, **options)
         assert report.errors == []
         assert report.counts["written"] >= y.itemsize * y.numel()
-        exact = self.in_torch(reference.interconv2d, torch.float64)
+        exact = self.in_torch(reference.interconv, torch.float64)
         allowed = TIMES_TORCH * reference.relative_error(
-            self.in_torch(reference.concat_interconv2d, PRECISION[self.u.dtype]), exact
+            self.in_torch(reference.concat_interconv, PRECISION[self.u.dtype]), exact
         )
         assert reference.relative_error(y, exact) <= allowed
         return report

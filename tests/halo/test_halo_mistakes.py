@@ -66,5 +66,5 @@ def test_mutants_are_noticed(tmp_path, mutant):
     row = 3 if "weights" in mutant else 0  # alternating weights
     library = mutated(tmp_path, *MUTANTS[mutant], "configs.h", row)
     y, report = Case(16, 16, (19, 21), [2, 1]).run(library, CONFIGS[0])
-    exact = Case(16, 16, (19, 21), [2, 1]).in_torch(reference.interconv2d, torch.float64)
+    exact = Case(16, 16, (19, 21), [2, 1]).in_torch(reference.interconv, torch.float64)
     assert report.errors or not reference.relative_error(y, exact) <= 0.02

@@ -131,10 +131,11 @@ def expected_reasons(network):
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             kind = type(module)
-            if not isinstance(module, nn.Conv2d):
-                reasons[name] = f"{kind.__name__} is no nn.Conv2d"
-            elif kind is not nn.Conv2d:
-                reasons[name] = f"{kind.__name__} is a Conv2d with its own "
+            plain = next((kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(module, kind)), None)
+            if plain is None:
+                reasons[name] = f"{kind.__name__} is none of nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear"
+            elif kind is not plain:
+                reasons[name] = f"{kind.__name__} is a {plain.__name__} with its own "
             else:
                 reasons[name] = f"it has groups={module.groups}" if module.groups > 1 else ""
     return reasons

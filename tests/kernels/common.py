@@ -1,5 +1,6 @@
 """What the kernel tests share: a case, the gradients of the layer, and those of the reference implementation."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ import interconv_kernels as ik
 
 ALGORITHMS = ("concat", "split", "centered", "auto")
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+FORMATS_3D = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+LAYERS = {3: ik.interconv1d, 4: ik.interconv2d, 5: ik.interconv3d}  # by the rank of u
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 RAGGED = {
     "one of each": [1, 2, 7, 3],
@@ -67,31 +70,32 @@ def make_case(
     seed=0,
     **conv,
 ):
-    """Values rounded to `dtype`, so that the oracle in float64 sees the same input."""
+    """Values rounded to `dtype`, so that the oracle in float64 sees the same input. `size` has 1, 2 or 3 axes."""
     random = torch.Generator().manual_seed(seed)
-    kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
+    kernel = (kernel,) * len(size) if isinstance(kernel, int) else kernel
+    memory_format = (FORMATS_3D if len(size) == 3 else FORMATS)[fmt]
 
     def values(*shape):
         return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
 
-    u = values(sum(lengths), channels, *size).contiguous(memory_format=FORMATS[fmt])
-    weight = values(out_channels, 2 * channels, kh, kw) / (2 * channels * kh * kw) ** 0.5
-    weight = weight.to(dtype).contiguous(memory_format=FORMATS[fmt])
+    u = values(sum(lengths), channels, *size).contiguous(memory_format=memory_format)
+    weight = values(out_channels, 2 * channels, *kernel) / (2 * channels * math.prod(kernel)) ** 0.5
+    weight = weight.to(dtype).contiguous(memory_format=memory_format)
     return Case(u, weight, values(out_channels) if bias else None, list(lengths), conv)
 
 
 def layer(case, algorithm="auto", backend="auto", **settings):
     settings = {**case.conv, **settings, "algorithm": algorithm, "backend": backend}
-    return ik.interconv2d(case.u, case.weight, case.bias, case.sets, **settings)
+    return LAYERS[case.u.dim()](case.u, case.weight, case.bias, case.sets, **settings)
 
 
 def oracle(case):
-    return ik.reference.interconv2d(case.u, case.weight, case.bias, case.lengths, **case.conv)
+    return ik.reference.interconv(case.u, case.weight, case.bias, case.lengths, **case.conv)
 
 
 def eager_concat(case):
     """The layer in plain torch in the case's own dtype: what low precision is measured against."""
-    return ik.reference.concat_interconv2d(case.u, case.weight, case.bias, case.lengths, **case.conv)
+    return ik.reference.concat_interconv(case.u, case.weight, case.bias, case.lengths, **case.conv)
 
 
 def with_grads(function, case, g):

@@ -53,7 +53,7 @@ def images(seed):
 def expected(network, x, lengths):
     """The loss by the reference implementation."""
     first, second, third, last = (
-        partial(ik.reference.interconv2d, weight=layer.weight, bias=layer.bias, lengths=lengths)
+        partial(ik.reference.interconv, weight=layer.weight, bias=layer.bias, lengths=lengths)
         for layer in network.layers
     )
     return last(third(second(first(x).sin()).relu()).relu()).square().sum()

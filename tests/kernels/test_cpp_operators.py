@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import FORMATS, RAGGED, eager_concat, make_case, oracle, worst
+from common import FORMATS, FORMATS_3D, RAGGED, eager_concat, make_case, oracle, worst
 
 from interconv_kernels import choice
 from interconv_kernels._backends import cpp
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "interconv_kernels" / "_cpp.abi3.so"
-OPERATORS = ("set_reduce", "concat_set_mean", "interconv2d", "interconv2d_leaky_relu")
+OPERATORS = ("set_reduce", "concat_set_mean", "interconv", "interconv_leaky_relu")
 PROGRAM = """
 import ctypes, sys, torch
 library, calls, results = sys.argv[1:]
@@ -51,6 +51,11 @@ def layers():
         cases[f"few channels, {fmt}"] = make_case([2, 3], 2, 3, dtype=torch.float32, fmt=fmt)
         cases[f"float64, {fmt}"] = make_case([2, 3], fmt=fmt)
         cases[f"bfloat16, {fmt}"] = make_case([2, 3], 16, 16, dtype=torch.bfloat16, fmt=fmt)
+        volumes = {"lengths": [2, 1, 3], "channels": 9, "out_channels": 4, "size": (4, 5, 6), "fmt": fmt}
+        conv = {"stride": [1] * 3, "padding": [1] * 3, "dilation": [1] * 3}
+        cases[f"volumes, {fmt}"] = make_case(**volumes, dtype=torch.float32, **conv)
+        conv = {"stride": [1, 2, 1], "padding": [0] * 3, "dilation": [1] * 3}
+        cases[f"volumes, 1x1x1 kernel, {fmt}"] = make_case(**volumes, kernel=1, **conv)
     cases["no samples"] = make_case([], 16, 12, dtype=torch.float32)
     return cases
 
@@ -72,8 +77,8 @@ def results(tmp_path_factory):
     calls = {}
     for name, case in LAYERS.items():
         slope = torch.linspace(-1, 2, case.weight.shape[0], dtype=case.u.dtype)
-        calls[name] = ("interconv2d", *arguments(case))
-        calls[name, "act"] = ("interconv2d_leaky_relu", *arguments(case, slope))
+        calls[name] = ("interconv", *arguments(case))
+        calls[name, "act"] = ("interconv_leaky_relu", *arguments(case, slope))
     for fmt in FORMATS:
         case = make_case([0, 2, 3], fmt=fmt)
         sets = (case.sets.offsets, case.sets.set_ids)
@@ -96,11 +101,15 @@ def test_layer(results, name):
     bound = 4 * worst(eager_concat(case), want) + 8 * torch.finfo(case.u.dtype).eps if case.lengths else 0
     for got, expected in (
         (results[0][name], want),
-        (results[0][name, "act"], torch.where(want >= 0, want, want * slope.double().view(-1, 1, 1))),
+        (
+            results[0][name, "act"],
+            torch.where(want >= 0, want, want * slope.double().view(-1, *[1] * (want.dim() - 2))),
+        ),
     ):
         assert got.shape == want.shape
         assert got.dtype == case.u.dtype
-        assert got.is_contiguous(memory_format=FORMATS["channels_last" if "channels_last" in name else "nchw"])
+        formats = FORMATS_3D if got.dim() == 5 else FORMATS
+        assert got.is_contiguous(memory_format=formats["channels_last" if "channels_last" in name else "nchw"])
         assert worst(got, expected) <= bound
 
 

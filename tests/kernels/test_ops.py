@@ -169,16 +169,16 @@ def calls():
                     torch.randn(4, dtype=dtype),
                 )
                 layer = (*index, *conv, "auto", "auto")
-                yield "interconv2d", ops.interconv2d, (u, weight, bias, *layer)
-                yield "interconv2d_backward", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
+                yield "interconv", ops.interconv, (u, weight, bias, *layer)
+                yield "interconv_backward", ops.interconv_backward, (g, u, weight, *layer, [True, True, True])
                 if few:
                     layer = (*index, *conv, "fused", "triton")
-                    yield "interconv2d fused", ops.interconv2d, (u, weight, bias, *layer)
-                    yield "backward fused", ops.interconv2d_backward, (g, u, weight, *layer, [True, True, True])
+                    yield "interconv fused", ops.interconv, (u, weight, bias, *layer)
+                    yield "backward fused", ops.interconv_backward, (g, u, weight, *layer, [True, True, True])
                 if not grad or few:
                     slope = torch.full((4,), 0.25, dtype=dtype)
                     tensors = (u.detach(), weight.detach(), bias, slope)
-                    yield "interconv2d_leaky_relu", ops.interconv2d_leaky_relu, (*tensors, *layer)
+                    yield "interconv_leaky_relu", ops.interconv_leaky_relu, (*tensors, *layer)
             yield "center", ops.center, (values(10, dtype=dtype, fmt=fmt), *index, False, "auto")
             yield (
                 "uncenter",

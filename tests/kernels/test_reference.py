@@ -13,7 +13,7 @@ def test_by_hand():
     """Two sets; one feature; kernel 1 with Wu = 2, Ws = 10, b = 1: y_i = 2 u_i + 10 mean + 1."""
     u = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1, 1)
     weight, bias = torch.tensor([2.0, 10.0]).view(1, 2, 1, 1), torch.tensor([1.0])
-    y = ik.reference.interconv2d(u, weight, bias, [2, 1])
+    y = ik.reference.interconv(u, weight, bias, [2, 1])
     assert y.flatten().tolist() == [2 * 1 + 10 * 2 + 1, 2 * 3 + 10 * 2 + 1, 2 * 5 + 10 * 5 + 1]
 
 

@@ -59,7 +59,7 @@ def test_replace_report_and_count():
     assert [name for name, *_ in report.changed] == ["conv", "down", "head"]
     assert report.skipped == [
         ("grouped", "it has groups=4, and InterConv mixes all channels"),
-        ("up", "ConvTranspose2d is no nn.Conv2d"),
+        ("up", "ConvTranspose2d is none of nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear"),
     ]
     extra = 6 * 2 * 9 + 8 * 6 * 15 + 3 * 4  # each weight doubled
     assert report.counts == (before, before + extra)

@@ -219,7 +219,7 @@ def test_revert_preserves_what_surgery_preserves():
     assert net[2].weight is net[3].weight
     assert (net[3].name, net[2].training, net[3].training) == ("last", False, True)
     assert net[1].weight.dtype == torch.float64
-    with pytest.raises(ValueError, match="nothing to change in Sequential: 'InterConv2d' selects 0 layers"):
+    with pytest.raises(ValueError, match="nothing to change in Sequential: 'InterConv' selects 0 layers"):
         ik.revert(nn.Sequential(nn.Conv2d(1, 1, 1)))
 
 

@@ -108,7 +108,10 @@ KEPT = {
     "groups": (lambda: conv(groups=3), "groups=3"),
     "padding mode": (lambda: conv(padding_mode="circular"), "padding_mode='circular'"),
     "even and same": (lambda: nn.Conv2d(3, 3, 2, padding="same"), "uneven"),
-    "transposed": (lambda: nn.ConvTranspose2d(3, 3, 1), "ConvTranspose2d is no nn.Conv2d"),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(3, 3, 1),
+        "ConvTranspose2d is none of nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear",
+    ),
 }
 
 
@@ -131,16 +134,23 @@ def test_a_layer_that_cannot_be_preserved_stays_as_it_is(case):
 
 @pytest.mark.drop_in("PyTorch", "surgery names 1-D, 3-D, complex, quantized and lazy layers")
 def test_layers_that_do_not_take_these_inputs_are_named():
-    net = nn.ModuleDict({"a": nn.Conv3d(1, 1, 1), "b": nn.Conv1d(1, 1, 1), "c": nn.LazyConv2d(1, 1), "d": conv()})
+    net = nn.ModuleDict(
+        {
+            "a": nn.ConvTranspose3d(1, 1, 1),
+            "b": nn.Conv1d(1, 1, 1, padding_mode="circular"),
+            "c": nn.LazyConv2d(1, 1),
+            "d": conv(),
+        }
+    )
     net["e"] = nn.Conv2d(1, 1, 1, dtype=torch.complex64)
     net["f"] = torch.ao.nn.quantized.Conv2d(1, 1, 1)
     report = ik.replace_with_interconv(net)
     assert dict(report.skipped) == {
-        "a": "Conv3d is no nn.Conv2d",
-        "b": "Conv1d is no nn.Conv2d",
+        "a": "ConvTranspose3d is none of nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear",
+        "b": "it has padding_mode='circular', and InterConv pads with zeros",
         "c": "it does not know its sizes yet: run the network once first",
         "e": "its weight is complex64",
-        "f": "Conv2d is no nn.Conv2d",
+        "f": "Conv2d is none of nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear",
     }
     net["c"](torch.zeros(1, 2, 3, 3))  # now it is an ordinary layer
     assert [change.name for change in ik.replace_with_interconv(net).changed] == ["c"]
@@ -158,13 +168,11 @@ def test_scripted_layers_are_named(compiler):
     assert report.skipped == [("0", "it is scripted: change the network before torch.jit.script or trace")]
 
 
-def test_append_needs_features_of_two_dimensions():
-    net = nn.ModuleDict({"a": nn.Conv3d(1, 1, 1), "b": nn.Sequential(nn.InstanceNorm1d(4)), "c": conv()})
-    net["d"] = nn.LazyConv2d(1, 1)
-    report = ik.append_interconv(net, where=["a", "b", "c", "d"])
+def test_append_needs_to_know_the_number_of_features():
+    net = nn.ModuleDict({"a": nn.ReLU(), "c": conv(), "d": nn.LazyConv2d(1, 1)})
+    report = ik.append_interconv(net, where=["a", "c", "d"])
     assert report.skipped == [
-        ("a", "Conv3d has features of 3 dimensions"),
-        ("b", "InstanceNorm1d has features of 1 dimensions"),
+        ("a", "ReLU does not tell its number of features (out_channels or num_features)"),
         ("d", "it does not know its sizes yet: run the network once first"),
     ]
 

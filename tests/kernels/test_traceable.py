@@ -18,7 +18,7 @@ from interconv_kernels import choice, functional, traceable
 def layer(case, backend="auto"):
     conv = functional._conv(case.u, case.weight, **{"stride": 1, "padding": "same", "dilation": 1, **case.conv})
     sets = case.sets
-    return traceable.interconv2d(case.u, case.weight, case.bias, sets.offsets, sets.set_ids, conv, backend)
+    return traceable.interconv(case.u, case.weight, case.bias, sets.offsets, sets.set_ids, conv, backend)
 
 
 def decomposed(case):
@@ -149,7 +149,7 @@ def test_on_the_cpu_the_layer_stays_one_operator():
     graphs = Graphs()
     compiled = torch.compile(network(), fullgraph=True, backend=graphs)
     compiled(torch.randn(3, 1, 16, 16), ik.Sets.from_lengths([1, 2]))
-    assert "interconv.interconv2d.default" in graphs.targets[0]
+    assert "interconv.interconv.default" in graphs.targets[0]
     assert not any("convolution" in name for name in graphs.targets[0])
 
 
@@ -185,7 +185,7 @@ def passes(layer):
 
 
 def concat(u, weight, bias):
-    return ik.reference.concat_interconv2d(u, weight, bias, [N // B] * B)
+    return ik.reference.concat_interconv(u, weight, bias, [N // B] * B)
 
 
 def ours(u, weight, bias):

@@ -20,7 +20,7 @@ OPS = {"set_mean": ik.set_mean, "concat_set_mean": ik.concat_set_mean}
 
 
 def reference(u, weight, bias, lengths=SETS):
-    return ik.reference.interconv2d(u, weight, bias, lengths)
+    return ik.reference.interconv(u, weight, bias, lengths)
 
 
 class TestDerivatives:
@@ -248,6 +248,6 @@ class TestFlops:
         later = (
             f"{library}, sys, torch; assert not {{'torch.utils.flop_counter', 'triton'}} & set(sys.modules); {counter}"
         )
-        registered = "import torch; assert torch.ops.interconv.interconv2d in flop_counter.flop_registry"
+        registered = "import torch; assert torch.ops.interconv.interconv in flop_counter.flop_registry"
         for imports in (f"{counter}; {library}", later):
             subprocess.run([sys.executable, "-c", f"{imports}; {registered}"], check=True)

@@ -16,7 +16,7 @@ import torch
 from ..._version import __version__
 from .. import gpu
 from ..contract import Backend, FusedLayer, SetOps, TunableLayer
-from . import fused, halo, set_ops
+from . import halo, set_ops, volumes
 
 _FOLDER = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ class CppBackend(Backend):
         return set_ops
 
     def fused(self, device: torch.device) -> FusedLayer:
-        return halo if device.type == "cuda" else fused
+        return halo if device.type == "cuda" else volumes
 
     def tunable(self, device: torch.device) -> TunableLayer | None:
         return halo if device.type == "cuda" else None

@@ -62,7 +62,7 @@ class Config(NamedTuple):
         depth = _padded(channels, 32 // self.value_bytes if self.weights == "streamed" else self.channels)
         return depth * _padded(out_channels, self.columns)
 
-    def padded_pixels(self, size: tuple[int, int]) -> int:
+    def padded_pixels(self, size: tuple[int, ...]) -> int:
         """H' W' padded to tiles; for 1x1 kernels an image is a line of pixels."""
         if self.kernel == 1:
             return _padded(size[0] * size[1], self.tile_h * self.tile_w)
@@ -103,7 +103,7 @@ def candidates_for(
     return tuple(c for c in fitting if c.padded_products(channels, out_channels) <= MAX_PADDED * fewest)
 
 
-def pick(candidates: tuple[Config, ...], channels: int, out_channels: int, size: tuple[int, int]) -> Config:
+def pick(candidates: tuple[Config, ...], channels: int, out_channels: int, size: tuple[int, ...]) -> Config:
     """The configuration with the fewest products for results of this size, then with the fewest column tiles."""
 
     def cost(config: Config) -> tuple[int, int]:
@@ -220,10 +220,10 @@ def _layer(
     bias: Tensor | None,
     slope: Tensor | None,
     sets: SetIndex,
-    padding: tuple[int, int],
+    padding: tuple[int, ...],
     transposed: bool,
     out_channels: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     tiles: Mapping[str, str],
 ) -> Tensor:
     y = torch.empty(

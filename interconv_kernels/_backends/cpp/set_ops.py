@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...activation import leaky_relu_
-from ...layout import empty_rows, flat, memory_format
+from ...layout import empty_rows, flat, is_channels_last, memory_format
 from ...sets import SetIndex
 
 _ops: Any = torch.ops.interconv_cpp
@@ -47,7 +47,7 @@ def concat_set_mean_backward(g: Tensor, sets: SetIndex) -> Tensor:
 
 def _inner(x: Tensor, fmt: torch.memory_format) -> int:
     """How many values of x are adjacent before the set half begins: a pixel's channels, or the whole sample."""
-    return max(1, x.shape[1] if fmt == torch.channels_last else math.prod(x.shape[1:]))
+    return max(1, x.shape[1] if is_channels_last(fmt) else math.prod(x.shape[1:]))
 
 
 def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:

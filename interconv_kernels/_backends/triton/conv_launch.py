@@ -17,11 +17,11 @@ from . import conv_kernels, interpreted
 from .configs import TMA_TILE, WGRAD_PROGRAMS, Tile, pick
 from .launch import launch
 
-Pair = tuple[int, int]
+Pair = tuple[int, ...]  # (height, width)
 
 
 class Geometry(NamedTuple):
-    """Which output pixels a launch of conv_kernel computes, and from which input pixels; pairs (height, width).
+    """Which output pixels a launch of conv_kernel computes, and from which input pixels.
 
     Output pixel (h out_step + phase) for h < grid reads, for tap r, input pixel (h in_step + base + r tap_step).
     """

@@ -33,6 +33,8 @@ AMD_ARCHITECTURES = ("gfx90a", "gfx942", "gfx950")  # docs/internals/gpu-tables.
 
 def can_fuse(conv: Conv, u: Tensor, weight: Tensor) -> str | None:
     """The reason why these kernels cannot compute this layer, or None."""
+    if u.dim() != 4:
+        return "the fused layer of backend 'triton' is for images [N,C,H,W]; of volumes, for kernels of size 1"
     if u.dtype not in DTYPES:
         return f"it computes in float32, bfloat16 and float16, not in {u.dtype}"
     return None if interpreted() else _unsuitable_gpu(u.device)

@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ...layout import empty_rows, memory_format, sum_dtype
+from ...layout import empty_rows, is_channels_last, memory_format, sum_dtype
 from ...sets import SetIndex
 from . import set_kernels
 from .configs import SET_BLOCK_BYTES, SET_THREADS
@@ -72,7 +72,7 @@ def concat_set_mean_backward(g: Tensor, sets: SetIndex) -> Tensor:
 
 def _layout(x: Tensor) -> dict[str, Any]:
     """The channels of x and their place in a row."""
-    return {"C": x.shape[1], "CHANNELS_LAST": memory_format(x) == torch.channels_last}
+    return {"C": x.shape[1], "CHANNELS_LAST": is_channels_last(memory_format(x))}
 
 
 def center(x: Tensor, sets: SetIndex, from_mean: bool) -> tuple[Tensor, Tensor]:
