@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -70,13 +70,13 @@ class Choice:
         """
         if not isinstance(content, dict) or not set(content) <= set(cls.__dataclass_fields__):
             raise ValueError(f"an export with {content!r:.80}, expected some of {', '.join(cls.__dataclass_fields__)}")
-        choice = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        choice = cls(**values)
         contents, structures = choice.contents, choice.structures
-        if (
-            not isinstance(contents, tuple)
-            or not contents
-            or not all(isinstance(c, str) and c in CONTENTS for c in contents)
-        ):
+        known = isinstance(contents, tuple) and all(isinstance(c, str) and c in CONTENTS for c in contents)
+        if not known or not contents:
             raise ValueError(f"contents are {contents!r:.80}, expected some of {', '.join(CONTENTS)}")
         if choice.one_file not in ("image", "structure"):
             raise ValueError(f"one_file is {choice.one_file!r:.80}, expected 'image' or 'structure'")
@@ -89,6 +89,10 @@ class Choice:
         if not isinstance(choice.accepted_only, bool):
             raise ValueError(f"accepted_only is {choice.accepted_only!r:.80}, expected true or false")
         return choice
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def export(session: Session, folder: Path, choice: Choice = Choice()) -> list[Path]:

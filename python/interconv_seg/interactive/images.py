@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,8 +15,9 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from ..data import DataError, Scan, read
-from ..data.nifti import is_nifti
+from ..data import DataError, Scan, nifti, read
+from ..data.files import ending_of, read_image
+from ..data.nifti import Axis
 from .operations import Size
 
 ImageLike: TypeAlias = np.ndarray | Tensor
@@ -78,6 +80,22 @@ def open_images(images: Path | str | Sequence[Scan] | Sequence[ImageLike]) -> tu
     return scans, {}
 
 
+def scans_of(file: Path, axis: Axis = "axial") -> list[Scan]:
+    """The images in a file: one, or the slices of a NIfTI volume.
+
+    Args:
+        file: an image file as in `data.read_folder`.
+        axis: the anatomical plane of the slices.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    case = file.name[: -len(ending_of(file))]
+    count = nifti.slice_count(file, axis) if nifti.is_nifti(file) else None
+    indices = [None] if count is None else list(range(count))
+    return [Scan(case, i, case, "images", (file,), (partial(read_image, file, i, axis),), None, axis) for i in indices]
+
+
 def load(scan: Scan, grid: Size, channels: int | None) -> Picture:
     """Reads an image.
 
@@ -108,7 +126,7 @@ def _check_header(file: Path) -> None:
     if not file.is_file() or file.suffix == ".npz":
         return
     try:
-        if is_nifti(file):
+        if nifti.is_nifti(file):
             shape: tuple[int, ...] = nib.load(file).shape  # type: ignore[attr-defined]
         else:
             with PillowImage.open(file) as picture:

@@ -12,13 +12,14 @@ Every operation has an `id` that its author made. One with a known id does nothi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from .checks import MAX_STRUCTURES, VALUES, Point, integer, shown, text
 
-FORMAT, VERSION = "interconv-session", 1
 MAX_STROKES = 10_000
 REMEMBERED = 1000  # ids of undo, redo and removed operations in a file
 
@@ -39,8 +40,10 @@ class Operation:
     id: str
     values: Mapping[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        return {"op": self.kind, "id": self.id, **self.values}
+    @cached_property
+    def text(self) -> str:
+        """The operation as JSON."""
+        return json.dumps({"op": self.kind, "id": self.id, **self.values})
 
 
 @dataclass(frozen=True)
@@ -185,15 +188,20 @@ class History:
                     raise ValueError(f"a point is ({x:g}, {y:g}), expected one near the image of {width} x {height}")
         return Operation(kind, text(operation.get("id"), "id"), values)
 
-    def to_json(self) -> dict[str, Any]:
-        """The history as JSON, for `from_json`."""
-        known = {operation.id for operation in self.operations}
-        return {
-            "structures": self._first,
-            "operations": [operation.to_json() for operation in self.operations],
-            "done": self.done,
-            "seen": [id for id in self._seen if id not in known][-REMEMBERED:],
-        }
+    def to_text(self, about: Mapping[str, Any], pending: Operation | None = None) -> str:
+        """The history as JSON for `from_json`, an operation a line.
+
+        Args:
+            about: what else is in it.
+            pending: an operation that is written as if it were done.
+        """
+        operations, done = self.operations, self.done
+        if pending is not None:
+            operations, done = [*operations[:done], pending], done + 1
+        known = {operation.id for operation in operations}
+        seen = [id for id in self._seen if id not in known][-REMEMBERED:]
+        head = json.dumps({**about, "structures": self._first, "done": done, "seen": seen})
+        return head[:-1] + ', "operations": [\n' + ",\n".join(operation.text for operation in operations) + "\n]}\n"
 
     @classmethod
     def from_json(cls, sizes: Sequence[Size], content: object) -> History:
@@ -201,7 +209,7 @@ class History:
 
         Args:
             sizes: as in the constructor.
-            content: from `to_json`.
+            content: from `to_text`.
 
         Raises:
             ValueError: it is not such JSON.

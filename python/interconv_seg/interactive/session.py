@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from interconv_kernels._files import write_text
 
-from ..data import Scan
+from ..data import DataError, Scan
 from .engine import Engine
+from .files import about, read_history
 from .images import ImageLike, Picture, load, open_images
 from .measures import labels, uncertainty
 from .model import Model, default_model
-from .operations import FORMAT, VERSION, History, Operation, Point, Size, Stroke
+from .operations import History, Operation, Point, Size, Stroke
 from .planes import packed, unpacked
 from .raster import Drawing
 
@@ -48,9 +49,10 @@ class Session:
         model: the network. Default: that of the package, if it comes with one.
         structures: the names of the first structures. Default: the first label of the images, if they have masks.
         progress: called with the number of images that are read, and of all.
+        refused: called with the name of an image that cannot be read, and the reason; it is then left out.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read (without `refused`).
         TypeError: an array is not such an image.
         ValueError: there are no images.
     """
@@ -61,15 +63,23 @@ class Session:
         model: Model | None = None,
         structures: Sequence[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        refused: Callable[[str, str], None] | None = None,
     ):
         scans, self.label_names = open_images(images)
         self.model = default_model() if model is None else model
         self.grid: Size = PAINTED_SIZE if self.model is None else self.model.size
         self.pictures: list[Picture] = []
-        for scan in scans:
-            self.pictures.append(load(scan, self.grid, None if self.model is None else self.model.channels))
+        for number, scan in enumerate(scans, 1):
+            try:
+                self.pictures.append(load(scan, self.grid, None if self.model is None else self.model.channels))
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused(scan.name, str(error))
             if progress is not None:
-                progress(len(self.pictures), len(scans))
+                progress(number, len(scans))
+        if not self.pictures:
+            raise ValueError(f"none of {len(scans)} images can be read, expected at least one")
         if structures is None:
             structures = list(self.label_names.values())[:1] or ["structure 1"]
         self.history = History([picture.size for picture in self.pictures], structures)
@@ -215,7 +225,7 @@ class Session:
             for images, part in self.engine.predict(self.prompts(structure)):
                 found[images] = part
             self._found[structure] = (key, found)
-        return self._locked(self._found[structure][1], structure)
+        return self.locked(self._found[structure][1], structure)
 
     def uncertainty(self, structure: int = 1) -> list[float]:
         """How unsure the mask of each image is (`measures.uncertainty`).
@@ -279,8 +289,13 @@ class Session:
         self._drawings[key].draw(strokes)
         return self._drawings[key]
 
-    def _locked(self, probabilities: Tensor, structure: int) -> Tensor:
-        """The probabilities with those of accepted images in their place."""
+    def locked(self, probabilities: Tensor, structure: int) -> Tensor:
+        """The probabilities with those of accepted images in their place.
+
+        Args:
+            probabilities: [K,H,W].
+            structure: the number of the structure.
+        """
         accepted = self.history.state.accepted
         if not accepted:
             return probabilities
@@ -303,12 +318,12 @@ class Session:
         Args:
             file: written completely or not at all.
         """
-        write_text(Path(file), json.dumps(self.to_json(), indent=0) + "\n")
+        write_text(Path(file), self.to_text())
 
-    def to_json(self) -> dict[str, Any]:
-        """What `save` writes."""
-        images = [{"name": p.name, "size": list(p.size), "digest": p.digest} for p in self.pictures]
-        return {"format": FORMAT, "version": VERSION, "images": images, **self.history.to_json()}
+    def to_text(self) -> str:
+        """What `save` writes. A stroke that is being drawn is in it, too."""
+        pending = self.pending and self.history.parse({"op": "stroke", **asdict(self.pending)})
+        return self.history.to_text(about(self.pictures), pending)
 
     def restore(self, file: Path | str) -> Session:
         """Replaces the operations by those of a file. The masks are then what they were, bit for bit.
@@ -319,21 +334,6 @@ class Session:
         Raises:
             ValueError: it cannot be used, or is of other images. The session stays as it is.
         """
-        try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
-        if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"{file}: expected an {FORMAT} of version {VERSION}")
-        if content.get("images") != self.to_json()["images"]:
-            raise ValueError(f"{file}: is of other images, expected the names, sizes and pixels of these")
-        try:
-            history = History.from_json(self.history.sizes, content)
-            for operation in history.operations:
-                for plane in operation.values.get("planes", {}).values():
-                    unpacked(plane, self.grid)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        self.history, self.pending = history, None
+        self.history, self.pending = read_history(Path(file), self.pictures, self.grid), None
         self._reset()
         return self
