@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from interconv_kernels._version import __version__
 
-from . import doctor, evaluate, models, nnunet, prompts, segment, train
+from . import doctor, evaluate, models, nnunet, page, prompts, segment, train
 
 # What torch says, on the CPU and on GPUs.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    for command in (train, evaluate, segment, prompts, models, nnunet, doctor):
+    for command in (train, evaluate, segment, page, prompts, models, nnunet, doctor):
         command.add(subparsers)
     args = parser.parse_args(arguments)
     try:

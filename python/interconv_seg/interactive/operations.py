@@ -188,6 +188,18 @@ class History:
                     raise ValueError(f"a point is ({x:g}, {y:g}), expected one near the image of {width} x {height}")
         return Operation(kind, text(operation.get("id"), "id"), values)
 
+    def check(self, operation: Operation) -> None:
+        """Checks that an operation fits the state.
+
+        Args:
+            operation: from `parse`.
+
+        Raises:
+            ValueError: it does not.
+        """
+        state = self.state
+        _apply(State(list(state.structures), dict(state.strokes), dict(state.accepted)), operation)
+
     def to_text(self, about: Mapping[str, Any], pending: Operation | None = None) -> str:
         """The history as JSON for `from_json`, an operation a line.
 

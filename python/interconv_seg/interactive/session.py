@@ -221,7 +221,7 @@ class Session:
         """
         key = self.key(structure)
         if structure not in self._found or self._found[structure][0] != key:
-            found = torch.zeros(len(self.pictures), *self.grid)
+            found = self.blank()
             for images, part in self.engine.predict(self.prompts(structure)):
                 found[images] = part
             self._found[structure] = (key, found)
@@ -272,6 +272,14 @@ class Session:
         """
         return self._drawing(structure, image, self.strokes(structure, image)).values
 
+    def kept(self, structure: int) -> tuple[Any, Tensor] | None:
+        """The last probabilities of a structure [K,H,W], with the `key` that they are of.
+
+        Args:
+            structure: the number of the structure.
+        """
+        return self._found.get(structure)
+
     def keep(self, structure: int, key: Any, probabilities: Tensor) -> None:
         """Keeps the result of `engine.predict`, computed elsewhere.
 
@@ -288,6 +296,10 @@ class Session:
             self._drawings[key] = Drawing(self.pictures[image].size, self.grid)
         self._drawings[key].draw(strokes)
         return self._drawings[key]
+
+    def blank(self) -> Tensor:
+        """Probabilities 0, float32 [K,H,W]."""
+        return torch.zeros(len(self.pictures), *self.grid)
 
     def locked(self, probabilities: Tensor, structure: int) -> Tensor:
         """The probabilities with those of accepted images in their place.
@@ -322,7 +334,9 @@ class Session:
 
     def to_text(self) -> str:
         """What `save` writes. A stroke that is being drawn is in it, too."""
-        pending = self.pending and self.history.parse({"op": "stroke", **asdict(self.pending)})
+        pending = None
+        if self.pending is not None:
+            pending = self.history.parse({"op": "stroke", **asdict(self.pending)})
         return self.history.to_text(about(self.pictures), pending)
 
     def restore(self, file: Path | str) -> Session:
