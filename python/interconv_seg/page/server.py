@@ -48,7 +48,10 @@ def kept_token(store: Path) -> str:
     """
     file = store / "token"
     store.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+    with (
+        suppress(FileExistsError),
+        os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream,
+    ):
         stream.write(secrets.token_urlsafe(32))
     return file.read_text()
 
