@@ -1,7 +1,6 @@
 """What the tests of the page share."""
 
 import torch
-
 from interconv_seg.interactive import Model
 
 

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from page_common import follower
-
 from interconv_seg.page import server
 from interconv_seg.page.workspace import Source, Workspace
+from page_common import follower
 
 store, port, name = sys.argv[1:]
 workspace = Workspace(Path(store), follower)

@@ -97,7 +97,11 @@ def test_2000_malformed_messages_get_an_error_each_and_change_nothing(client):
         for _ in range(2000):
             key = draw.choice(list(good))
             value = draw.choice(wrong)
-            if (key == "positive" and value is True) or (key == "id" and value in ("x",)) or (key == "rev" and value == 99):
+            if (
+                (key == "positive" and value is True)
+                or (key == "id" and value in ("x",))
+                or (key == "rev" and value == 99)
+            ):
                 value = None
             if key == "op" and value == "x":
                 value = "__init__"

@@ -78,7 +78,9 @@ def settled(page, undo):
 
 
 def planes(page):
-    return page.evaluate("[...page.state.masks.get(1)].sort((a, b) => a[0] - b[0]).map(([i, m]) => [...m.values].join())")
+    return page.evaluate(
+        "[...page.state.masks.get(1)].sort((a, b) => a[0] - b[0]).map(([i, m]) => [...m.values].join())"
+    )
 
 
 def test_draw_follow_undo_export_and_the_screens(page):
