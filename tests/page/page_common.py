@@ -5,7 +5,7 @@ from interconv_seg.interactive import Model
 
 
 class Follower:
-    """A test double for a network: a pixel is inside if its grey value is nearer to those of the set's positive prompts.
+    """A test double for a network: a pixel is inside if its grey value is near that of the positive prompts of its set.
 
     It carries the prompts of an image to the others of its set, by grey value alone. It says nothing about quality.
     """

@@ -92,7 +92,7 @@ def test_draw_follow_undo_export_and_the_screens(page):
     settled(page, 1)
     first = planes(page)
     drag(page, [(30, 106), (36, 108)], button="right")
-    page.mouse.up()
+    page.mouse.up(button="right")
     settled(page, 2)
     second = planes(page)
     assert second != first
