@@ -270,6 +270,6 @@ async def serve(workspace: Workspace, websocket: WebSocket, replace: Callable[[W
     await websocket.accept()
     older = replace(websocket)
     if older is not None:
-        with suppress(RuntimeError):  # it has gone
+        with suppress(RuntimeError, WebSocketDisconnect):  # it has gone
             await older.close(CLOSED_REPLACED, "the page was opened in another window")
     await Live(workspace, websocket).run()
