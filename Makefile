@@ -17,7 +17,7 @@ NEWEST_TRITON := .triton-newest
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-launches test-fuzz test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help test test-page test-launches test-fuzz test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,10 @@ ifeq ($(shell uname), Linux)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PYTEST) tests/interpreted tests/kernels/test_ops.py $(ARGS) $(IF_ANY)
 	$(MAKE) test-launches
 endif
+
+test-page: $(READY) ## the page in headless Chromium (Debian's, installed if apt-get can), with screenshots in out/page
+	command -v chromium >/dev/null || apt-get install -y -q chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page $(ARGS)
 
 test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
 	OMP_NUM_THREADS=1 RECORDING_DRIVER=1 $(PYTEST) tests/gpu_without_gpu $(ARGS) $(IF_ANY)

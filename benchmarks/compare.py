@@ -39,8 +39,8 @@ from .report import geometric_mean, make_console
 from .results import Measurement, Results, read_results
 
 ROOT = Path(__file__).parents[1]
-# What the benchmarks import of the library and a revision may lack: added to its worktree if it is missing. The reference
-# implementations are always this checkout's.
+# What the benchmarks import of the library and a revision may lack: added to its worktree if it is missing.
+# The reference implementations are always this checkout's.
 REQUIRED = ("_files.py", "set_context.py")
 Measure = Callable[[], Results]
 

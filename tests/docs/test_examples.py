@@ -19,7 +19,12 @@ RUNS = (
     f"interconv train --mode automatic --data scans {TINY} --interconv none --out runs/baseline",
     f"interconv train --mode interactive --data scans {TINY} --out runs/clicks",
 )
-WITH_RUNS = ("docs/segmentation/evaluate.md", "docs/segmentation/segment.md", "docs/segmentation/prompts.md")
+WITH_RUNS = (
+    "docs/segmentation/evaluate.md",
+    "docs/segmentation/segment.md",
+    "docs/segmentation/prompts.md",
+    "docs/segmentation/page.md",
+)
 
 
 def run_bash(code: str, folder: Path) -> None:

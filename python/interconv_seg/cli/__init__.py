@@ -15,10 +15,15 @@ from collections.abc import Sequence
 
 from interconv_kernels._version import __version__
 
-from . import dicom, doctor, evaluate, init, models, nnunet, prompts, report, segment, train
+from . import dicom, doctor, evaluate, init, models, nnunet, page, prompts, report, segment, train
 
 # Of a module; those that are not listed are in "seg".
-EXTRAS = {"huggingface_hub": "hub", "nnunetv2": "nnunet", "pydicom": "dicom", "safetensors": "hub"}
+EXTRAS = {
+    **dict.fromkeys(("huggingface_hub", "safetensors"), "hub"),
+    **dict.fromkeys(("multipart", "python_multipart", "starlette", "uvicorn", "websockets"), "page"),
+    "nnunetv2": "nnunet",
+    "pydicom": "dicom",
+}
 # What torch says, on the CPU and on GPUs.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"interconv {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
-    for command in (init, train, evaluate, segment, report, prompts, dicom, models, nnunet, doctor):
+    for command in (init, train, evaluate, segment, page, report, prompts, dicom, models, nnunet, doctor):
         command.add(subparsers)
     args = parser.parse_args(arguments)
     try:
