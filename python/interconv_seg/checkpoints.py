@@ -29,18 +29,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str, mapped: bool = False) -> dict[str, Any]:
     """Reads a checkpoint: only tensors and plain values, without running code.
 
     Args:
         path: the file.
         device: where the tensors go.
+        mapped: the tensors stay in the file, whose memory the processes that read it share.
 
     Raises:
         ValueError: the file cannot be read, is not as it was written, or holds weights that are not finite.
     """
     try:
-        stored = torch.load(path, map_location=device, weights_only=True)
+        stored = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
         state: dict[str, Any] = stored["state"]
         expected = stored["digest"]
     except torch.OutOfMemoryError:

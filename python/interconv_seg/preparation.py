@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from interconv_kernels._files import write_text
 
@@ -22,6 +23,7 @@ from .data import (
     Group,
     Part,
     Sample,
+    SetAugmentation,
     SetBatches,
     Split,
     collate,
@@ -31,9 +33,12 @@ from .data import (
 )
 from .data.files import IGNORED
 from .data.nifti import Axis
+from .data.sets import Transform
+from .data.synthetic import PREFIX, is_synthetic
 from .prompts import draw_prompts
-from .seeding import seed_of
+from .seeding import random_of, seed_of
 
+FEW_POSITIVE, FEW_NEGATIVE = (1, 2), (0, 2)  # prompts of an image in a batch with few
 MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
 
 
@@ -69,7 +74,12 @@ def read_data(config: Config, paths: Sequence[str]) -> list[Collection]:
     Raises:
         DataError: as in `data.read` and `data.select_slices`.
     """
-    return [select_slices(read(path, config.axis, config.group_regex), config.slices) for path in paths]
+    if config.mode == "automatic" and any(map(is_synthetic, paths)):
+        raise DataError(f"{PREFIX}...: each task has labels of its own, expected interactive mode")
+    return [
+        read(path) if is_synthetic(path) else select_slices(read(path, config.axis, config.group_regex), config.slices)
+        for path in paths
+    ]
 
 
 def check_disjoint(training: Sequence[Collection], validation: Sequence[Collection]) -> None:
@@ -160,6 +170,8 @@ def groups_of(
 def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
     """Checks that the data of a run are those that it began with, or notes them in data.json at its beginning.
 
+    Synthetic tasks are not noted: the config says all about them.
+
     Args:
         folder: of the run.
         groups: all that were loaded.
@@ -167,7 +179,12 @@ def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
     Raises:
         DataError: images were added, removed or changed.
     """
-    found = {f"{g.name}/{s.name}": digest([s.image, s.mask])[:16] for g in groups for s in g.samples}
+    found = {
+        f"{g.name}/{s.name}": digest([s.image, s.mask])[:16]
+        for g in groups
+        if not is_synthetic(g.name)
+        for s in g.samples
+    }
     file = folder / "data.json"
     if not file.exists():
         write_text(file, json.dumps(found, indent=0) + "\n")
@@ -235,13 +252,23 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         config: of the run.
         groups: to sample sets from.
     """
-    transform = None
-    if config.augmentation != "none":
+    transform: Transform | None = None
+    if config.augmentation == "sets":
+        transform = SetAugmentation()
+    elif config.augmentation != "none":
         transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
-    prompts = partial(draw_prompts, kind=config.kind) if config.mode == "interactive" else None
+    prompts = partial(_training_prompts, config) if config.mode == "interactive" else None
     seed = seed_of(config.seed, "training")
     some = config.prompted == "some"
-    return SetBatches(groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some)
+    return SetBatches(
+        groups, config.sets_per_batch, config.set_sizes, transform, prompts, seed, some, config.images_per_batch
+    )
+
+
+def _training_prompts(config: Config, masks: Tensor, seeds: Sequence[int]) -> Tensor:
+    if random_of("few prompts", seeds[0]).random() < config.few_prompts:
+        return draw_prompts(masks, seeds, FEW_POSITIVE, FEW_NEGATIVE, config.kind)
+    return draw_prompts(masks, seeds, kind=config.kind)
 
 
 def validation_batches(config: Config, groups: Sequence[Group]) -> list[Batch]:

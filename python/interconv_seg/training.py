@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -29,7 +30,7 @@ from .folder_lock import locked
 from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
-from .runs import load_weights
+from .runs import load_weights, warm_start
 from .seeding import seed_of
 from .training_log import TrainingLog
 
@@ -77,6 +78,7 @@ class Training:
             raise ValueError(f"precision = 'float16' on {self.device}: expected a CUDA device (bfloat16 runs anywhere)")
         self.network = config.new_network().to_device(self.device)
         self.optimizer = _optimizer(config, self.network)
+        self.averaged: AveragedModel | None = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.loss_function: Callable[..., Tensor] = automatic_loss
         if config.mode == "interactive":
@@ -98,16 +100,17 @@ class Training:
         self.network.train()
         self.optimizer.zero_grad()
         for part in batch.split(self.config.accumulate):
-            # The loss of a batch is a mean over its sets, so each part has the weight of its sets.
-            loss = self._loss(part) * (len(part.groups) / len(batch.groups))
+            # The loss of a part is a mean over its sets, that of the batch a mean over its sets or its images.
+            loss = self._loss(part) * (len(part.groups) / self._divisor(batch))
             self.scaler.scale(loss).backward()
-            self.loss_sum += loss.detach().double() * len(batch.groups)
+            self.loss_sum += loss.detach().double() * self._divisor(batch)
             self.samples += len(part.images)
         if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._average()
         self.step += 1
 
     @property
@@ -119,7 +122,24 @@ class Training:
             "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
             "poly": (1 - progress) ** POLY_EXPONENT,
         }
-        return self.config.learning_rate * factors[self.config.schedule]
+        warm = min(1.0, (self.step + 1) / (self.config.warmup + 1))
+        return self.config.learning_rate * warm * factors[self.config.schedule]
+
+    @property
+    def best_network(self) -> torch.nn.Module:
+        """The network that is validated: with averaged weights, if they are averaged."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    def _divisor(self, batch: Batch) -> int:
+        return len(batch.groups) if self.config.images_per_batch is None else len(batch.images)
+
+    def _average(self) -> None:
+        """Takes the weights of this step into their average, which begins with those of the first step."""
+        if self.config.ema is None:
+            return
+        if self.averaged is None:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+        self.averaged.update_parameters(self.network)
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -131,12 +151,12 @@ class Training:
         Returns:
             The loss per sample, and the mean over samples of their mean Dice (`dice_scores`).
         """
-        self.network.eval()
+        network = self.best_network.eval()
         loss, dice = 0.0, []
         for batch in batches:
             moved = batch.to(self.device)
             with self._autocast():
-                logits = self.network(moved.inputs, moved.sets)
+                logits = network(moved.inputs, moved.sets)
             assert moved.masks is not None
             loss += float(self.loss_function(logits, moved.masks, moved.sets)) * len(batch.groups)
             predicted = class_probabilities(logits).argmax(1)
@@ -154,6 +174,7 @@ class Training:
             "best_loss": self.best_loss,
             "loss_sum": self.loss_sum,
             "samples": self.samples,
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
         }
 
     def load(self, file: Path) -> None:
@@ -172,6 +193,10 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
             self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+            if state.get("averaged") is not None:
+                self._average()
+                assert self.averaged is not None
+                self.averaged.load_state_dict(state["averaged"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{file}: does not fit the training ({' '.join(str(error).split())[:300]})") from error
 
@@ -253,6 +278,8 @@ def _train(
         training.load(folder / "last.pt")
     elif config.initial is not None:
         load_weights(training.network, Path(config.initial) / "best.pt", training.device)
+    elif config.warm_start is not None:
+        warm_start(training.network, Path(config.warm_start), training.device)
     loader: DataLoader[Batch] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
@@ -308,7 +335,11 @@ def _finish_interval(
     training.samples = 0
     if validation_loss < training.best_loss:
         training.best_loss, training.best_step = validation_loss, training.step
-        best = {"network": training.network.state_dict(), "step": training.step, "validation_loss": validation_loss}
+        best = {
+            "network": training.best_network.state_dict(),
+            "step": training.step,
+            "validation_loss": validation_loss,
+        }
         save_checkpoint(folder / "best.pt", best)
     save_checkpoint(folder / "last.pt", training.state())
     return row

@@ -27,8 +27,8 @@ class Sample:
         name: of its `Scan`.
         subject: of its `Scan`.
         task: of its `Scan`.
-        image: float32 [C,H,W] in [0, 1].
-        mask: class indices, int16 [H,W], or None.
+        image: float32 [C,H,W] in [0, 1]; or uint8, which stands for image / 255 and takes less memory.
+        mask: class indices, int16 or int8 [H,W], or None.
         stored_size: (H, W) of the image in its file, before it was resized.
     """
 
