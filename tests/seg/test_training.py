@@ -54,7 +54,9 @@ def groups(count=4, seed=0, size=16):
 
 
 def train_discs(folder, config=CONFIG, **options):
-    batches = SetBatches(groups(), config.sets_per_batch, (1, 4), seed=config.seed)
+    batches = SetBatches(
+        groups(), config.sets_per_batch, (1, 4), seed=config.seed, images_per_batch=config.images_per_batch
+    )
     return train(folder, config, batches, [collate(groups(2, seed=1))], **options)
 
 
@@ -70,7 +72,7 @@ def weights(folder, name):
     return state
 
 
-def train_and_die(folder, when):
+def train_and_die(folder, when, options):
     """Kills this process, as `kill -9` does.
 
     Within step 5; or after row 6, before both checkpoints of step 6; or between these two checkpoints.
@@ -90,7 +92,7 @@ def train_and_die(folder, when):
         training.save_checkpoint = lambda path, state: (
             die() if state["step"] == 6 and path.name == "last.pt" else save(path, state)
         )
-    train_discs(Path(folder))
+    train_discs(Path(folder), replace(CONFIG, **options))
 
 
 @pytest.fixture
@@ -101,16 +103,20 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread):
-    train_discs(tmp_path / "whole")
+@pytest.mark.parametrize(
+    "options", [{}, {"images_per_batch": 7, "warmup": 4, "ema": 0.9, "clip": 1.0, "schedule": "cosine"}]
+)
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread, options):
+    config = replace(CONFIG, **options)
+    train_discs(tmp_path / "whole", config)
     for when in ("step", "row", "best"):
-        code = f"import test_training; test_training.train_and_die({str(tmp_path / 'killed')!r}, {when!r})"
+        code = f"import test_training; test_training.train_and_die({str(tmp_path / 'killed')!r}, {when!r}, {options})"
         done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         assert (load_checkpoint(tmp_path / "killed/last.pt", "cpu"))["step"] == 3
     with (tmp_path / "killed/metrics.csv").open("a") as file:
         file.write("9,0.1")  # and an incomplete row
-    train_discs(tmp_path / "killed")
+    train_discs(tmp_path / "killed", config)
     for name in ("last.pt", "best.pt"):
         whole, killed = weights(tmp_path / "whole", name), weights(tmp_path / "killed", name)
         torch.testing.assert_close(killed, whole, rtol=0, atol=0)
