@@ -10,7 +10,8 @@ import yaml
 from interconv_seg.config import Config, read_recipe
 from interconv_seg.data.synthetic import PREFIX, SyntheticTasks
 
-KEYS = ("recipe", "seeds", "data", "validation_data", "runs", "chosen_on", "tested_on", "each_image_a_subject")
+LISTS = ("chosen_on", "tested_on", "each_image_a_subject")
+KEYS = ("recipe", "seeds", "data", "validation_data", "runs", "comparisons", "following", *LISTS)
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Plan:
         seeds: of the weights and batches; all runs are trained with each.
         entries: of the configurations of all runs.
         runs: the entries of each run by its name. `initial` and `warm_start` name an earlier run.
+        comparisons: (run, opponent).
+        following: the baseline of each run whose images without prompts are scored.
         chosen_on: the real data sets on which recipes and networks are chosen.
         tested_on: the real data sets that are looked at once, at the end.
         each_image_a_subject: data sets whose ids do not say which images are of one subject.
@@ -31,6 +34,8 @@ class Plan:
     seeds: tuple[int, ...]
     entries: dict[str, Any]
     runs: dict[str, dict[str, Any]]
+    comparisons: tuple[tuple[str, str], ...]
+    following: dict[str, str]
     chosen_on: tuple[str, ...]
     tested_on: tuple[str, ...]
     each_image_a_subject: tuple[str, ...]
@@ -51,8 +56,12 @@ class Plan:
         if both := set(stored["chosen_on"]) & set(stored["tested_on"]):
             raise ValueError(f"{file}: {', '.join(sorted(both))} is chosen on and tested on, expected one")
         entries = read_recipe(stored["recipe"]) | {key: tuple(stored[key]) for key in ("data", "validation_data")}
-        lists = {key: tuple(stored[key]) for key in ("chosen_on", "tested_on", "each_image_a_subject")}
-        return cls(file.stem, tuple(stored["seeds"]), entries, stored["runs"], **lists)
+        comparisons = tuple((ours, opponent) for ours, opponent in stored["comparisons"])
+        runs, following, lists = stored["runs"], stored["following"], {key: tuple(stored[key]) for key in LISTS}
+        named = {name for pair in (*comparisons, *following.items()) for name in pair}
+        if unknown := named - set(runs):
+            raise ValueError(f"{file}: compares {', '.join(sorted(unknown))}, expected some of {', '.join(runs)}")
+        return cls(file.stem, tuple(stored["seeds"]), entries, runs, comparisons, following, **lists)
 
     def config(self, name: str, seed: int, out: Path) -> Config:
         """The configuration of a run.
