@@ -12,7 +12,6 @@ from .plan import Plan, run_folder
 from .scoring import load_source, score_run
 from .training import train_plan
 
-FOLDER = Path(__file__).parent
 MOST = 24  # images of a task on which recipes are chosen
 
 
@@ -32,17 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train; validate: score on the data to choose on, into OUT/PLAN/validation; test: score on the data that"
         " nothing was chosen on, into RESULTS/PLAN",
     )
-    parser.add_argument("plan", help="a file reproduce/PLAN.yaml, such as interactive or quick")
+    parser.add_argument("plan", type=Path, help="a YAML file, such as reproduce/interactive.yaml")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the .npz files (default: data)")
     parser.add_argument(
         "--out", type=Path, default=Path("out/reproduce"), help="folder of runs (default: out/reproduce)"
     )
-    parser.add_argument("--results", type=Path, default=FOLDER / "results", help="folder of results that are kept")
+    parser.add_argument(
+        "--results", type=Path, default=Path("reproduce/results"), help="folder of results that are kept"
+    )
     parser.add_argument("--runs", nargs="+", help="only these runs")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds of the weights")
     parser.add_argument("--minutes", type=float, default=115, help="training stops after this time (default: 115)")
     args = parser.parse_args(arguments)
-    plan = Plan.read(FOLDER / f"{args.plan}.yaml")
+    plan = Plan.read(args.plan)
     out, runs, seeds = args.out / plan.name, args.runs or list(plan.runs), args.seeds or plan.seeds
     if unknown := set(runs) - set(plan.runs):
         parser.error(f"--runs {', '.join(sorted(unknown))}: expected some of {', '.join(plan.runs)}")

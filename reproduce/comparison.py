@@ -13,7 +13,7 @@ from .plan import Plan
 from .scoring import PROMPTS, SET_SIZES, Row, read_rows, write_rows
 
 Means: TypeAlias = dict[str, float]  # of each subject
-Table: TypeAlias = dict[str, object]  # a row of a table
+Table: TypeAlias = Mapping[str, object]  # a row of a table
 
 
 def compare_runs(plan: Plan, folder: Path, seeds: Sequence[int], results: Path) -> None:
@@ -48,20 +48,20 @@ def _compared_runs(ours: str, opponent: str, scores: Mapping[str, Sequence[Row]]
                     others[source,], "1", str(count)
                 )
                 about = {"source": source, "run": ours, "opponent": opponent, "set_size": size, "prompts": count}
-                yield about | _difference(mine, theirs)
+                yield {**about, **_difference(mine, theirs)}
 
 
 def _task_means(name: str, rows: Sequence[Row]) -> Iterator[Table]:
     for (source, task, size, count), found in _by(rows, "source", "task", "set_size", "prompts").items():
         about = {"source": source, "task": task, "run": name, "set_size": size, "prompts": count}
-        yield about | {"dice": f"{100 * np.mean([float(row['dice']) for row in found]):.2f}"}
+        yield {**about, "dice": f"{100 * np.mean([float(row['dice']) for row in found]):.2f}"}
 
 
 def _followed(name: str, rows: Sequence[Row]) -> Iterator[Table]:
     for (source, prompted, count), found in _by(rows, "source", "prompted_images", "prompts").items():
         for opponent in ("nowhere", "baseline", "copied_prediction", "copied_truth"):
             about = {"source": source, "run": name, "prompted_images": prompted, "prompts": count, "opponent": opponent}
-            yield about | _difference(_means(found, "following"), _means(found, opponent))
+            yield {**about, **_difference(_means(found, "following"), _means(found, opponent))}
 
 
 def _rows(folder: Path, names: Iterable[str]) -> list[Row]:

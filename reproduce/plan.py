@@ -77,7 +77,7 @@ class Plan:
                 values[key] = str(run_folder(out, values[key], seed).resolve())
         for key in ("data", "validation_data"):
             values[key] = tuple(_kept(path, out) for path in values[key])
-        return Config(**values)
+        return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:

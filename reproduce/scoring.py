@@ -104,8 +104,8 @@ def _is_newer(file: Path, time: float) -> bool:
 def _averaged(scores: Iterable[tuple[str, str, str, str, int | None, int, Mapping[str, float]]]) -> list[Row]:
     """A row for each sample and condition, with Dice averaged over the prompts' seeds."""
     values: dict[tuple[object, ...], list[Mapping[str, float]]] = {}
-    for *key, dice in scores:
-        values.setdefault(tuple(key), []).append(dice)
+    for score in scores:
+        values.setdefault(score[:6], []).append(score[6])
     rows = []
     for key, found in values.items():
         row = dict(zip((*KEY, "set_size", "prompts"), map(str, key), strict=True))
