@@ -77,7 +77,8 @@ class Plan:
                 values[key] = str(run_folder(out, values[key], seed).resolve())
         for key in ("data", "validation_data"):
             values[key] = tuple(_kept(path, out) for path in values[key])
-        return Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return Config(**{**values, **lists})
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m reproduce.speed`: images per CPU second of drawing synthetic tasks and of making training batches of them."""
+"""`python -m reproduce.speed`: images per CPU second of drawing synthetic tasks and of making batches of them."""
 
 from __future__ import annotations
 
