@@ -17,6 +17,7 @@ from interconv_kernels.errors import unknown_name
 
 from .data.augmentation import AUGMENTATIONS
 from .data.nifti import AXES, Axis
+from .data.set_augmentation import SET_AUGMENTATIONS
 from .data.sets import SetRule
 from .data.slices import check_slices
 from .networks import SetNetwork, build
@@ -78,7 +79,7 @@ class Config:
             is divided by the number of images instead of sets, so that its scale does not depend on K.
         set_sizes: (min, max) images in a set; None: all scans of a subject.
         augmentation: a name in `data.AUGMENTATIONS`, whose geometry is the same for a whole set in automatic mode,
-            where scans are aligned; or "sets" (`data.SetAugmentation`).
+            where scans are aligned; or "sets" or "sets-apart" (`data.SetAugmentation`).
         kind: of the prompts in training (`draw_prompts`).
         few_prompts: the part of the training batches with 1 or 2 positive and up to 2 negative prompts an image; the
             others have 1 to 6 and up to 6.
@@ -180,8 +181,8 @@ class Config:
                 f"warm_start = {self.warm_start!r} with interconv = {self.interconv!r} and initial = {self.initial!r}:"
                 " expected interconv = 'replace' and no initial"
             )
-        if self.augmentation not in (*AUGMENTATIONS, "sets"):
-            raise unknown_name("augmentation", self.augmentation, [*AUGMENTATIONS, "sets"])
+        if self.augmentation not in (known := [*AUGMENTATIONS, *SET_AUGMENTATIONS]):
+            raise unknown_name("augmentation", self.augmentation, known)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), list(allowed))

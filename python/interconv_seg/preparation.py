@@ -23,7 +23,6 @@ from .data import (
     Group,
     Part,
     Sample,
-    SetAugmentation,
     SetBatches,
     Split,
     collate,
@@ -33,6 +32,7 @@ from .data import (
 )
 from .data.files import IGNORED
 from .data.nifti import Axis
+from .data.set_augmentation import SET_AUGMENTATIONS
 from .data.sets import Transform
 from .data.synthetic import PREFIX, is_synthetic
 from .prompts import draw_prompts
@@ -253,8 +253,8 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         groups: to sample sets from.
     """
     transform: Transform | None = None
-    if config.augmentation == "sets":
-        transform = SetAugmentation()
+    if config.augmentation in SET_AUGMENTATIONS:
+        transform = SET_AUGMENTATIONS[config.augmentation]
     elif config.augmentation != "none":
         transform = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
     prompts = partial(_training_prompts, config) if config.mode == "interactive" else None

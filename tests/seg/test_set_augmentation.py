@@ -48,6 +48,18 @@ def test_a_set_moves_together_and_apart():
     assert 0.3 < np.median(overlap) < 0.99
 
 
+def test_some_sets_are_not_aligned():
+    images, masks = disc(place=(10, 20), copies=8)
+    apart = replace(STILL, apart=0.35)
+    moved = [apart(images, masks, [8], [seed])[1].bool() for seed in range(100)]
+    alone = [int((m.any(0)).sum() > 2 * m[0].sum().clamp(min=1)) for m in moved]  # discs lie in several places
+    assert 0.2 < np.mean(alone) < 0.5
+    for seed in range(5):  # without it, the random numbers are those of a set that is aligned
+        torch.testing.assert_close(
+            replace(apart, apart=0.0)(images, masks, [8], [seed]), STILL(images, masks, [8], [seed])
+        )
+
+
 def test_images_and_masks_move_alike():
     images, masks = disc(radius=8)
     for seed in range(10):

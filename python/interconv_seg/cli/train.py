@@ -113,7 +113,7 @@ def add(subparsers: Any) -> None:
     )
     training.add_argument(
         "--augmentation",
-        choices=("none", "small", "scribbleprompt", "nnunet", "sets"),
+        choices=("none", "small", "scribbleprompt", "nnunet", "sets", "sets-apart"),
         help="random changes (default: small)",
     )
     training.add_argument(

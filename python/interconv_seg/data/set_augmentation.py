@@ -36,6 +36,9 @@ class SetAugmentation:
         own_rotation: the maximum standard deviation of an image's own angle in radians.
         own_scale: the same for the logarithm of its own magnification along each axis.
         own_shift: the same for its own shift, as a part of half of the image.
+        apart: the probability that the images of a set are not aligned at all: each has any angle, a flip and a large
+            shift of its own, as cells have.
+        apart_shift: the standard deviation of that shift, as a part of half of the image.
         gamma: the maximum |log g| of x -> x^g, for the set.
         invert: the probability of x -> 1 - x, for the set.
         gain: the standard deviation of an image's own factor.
@@ -54,6 +57,8 @@ class SetAugmentation:
     own_rotation: float = 0.2
     own_scale: float = 0.1
     own_shift: float = 0.08
+    apart: float = 0.0
+    apart_shift: float = 0.25
     gamma: float = 0.5
     invert: float = 0.25
     gain: float = 0.08
@@ -107,6 +112,10 @@ class SetAugmentation:
         angles = angle + own[0] * random.normal(size=length)
         scales = np.exp(own[1] * random.normal(size=(length, 2))) / magnification * [flip, 1.0]
         shifts = centre + own[2] * random.normal(size=(length, 2))
+        if self.apart and random.random() < self.apart:
+            angles = random.uniform(0, 2 * math.pi, length)
+            scales[:, 0] *= np.where(random.random(length) < 0.5, -1.0, 1.0)
+            shifts = shifts + self.apart_shift * random.normal(size=(length, 2))
         cosine, sine = np.cos(angles), np.sin(angles)
         turned = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], axis=1) * scales[:, None]
         return torch.from_numpy(np.concatenate([turned, shifts[:, :, None]], axis=2)).float()
@@ -126,6 +135,10 @@ class SetAugmentation:
         x = x * (1 + self.gain * gain) + self.offset * offset
         noise = torch.Generator().manual_seed(seed_of("set noise", *seeds))
         return (x + deviation * torch.randn(x.shape, generator=noise)).clamp(0, 1)
+
+
+# By the name that a run's `augmentation` has.
+SET_AUGMENTATIONS = {"sets": SetAugmentation(), "sets-apart": SetAugmentation(apart=0.35)}
 
 
 def _centre(sums: np.ndarray) -> float:
