@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from interconv_seg import data, preparation
-from interconv_seg.data.synthetic import LEAST_AREA, SyntheticTasks, draw_tasks
+from interconv_seg.data.synthetic import LEAST_AREA, SyntheticTasks, _targets, draw_tasks
 from interconv_seg.data.synthetic_images import _blurred, random_images
 from interconv_seg.data.synthetic_random import Random
 from interconv_seg.data.synthetic_shapes import LABELS, random_geometry, random_labels
@@ -51,6 +51,14 @@ def test_targets_are_neither_small_nor_large_and_in_most_subjects():
             areas.append(float(area.mean()))
     assert 0.025 < min(areas) < 0.05  # LEAST_AREA takes some pixels away
     assert 0.25 < max(areas) <= 0.35
+
+
+def test_a_background_is_no_target():
+    labels = torch.zeros(2, 4, 20, 20, dtype=torch.int64)
+    labels[..., :16, :] = 9  # 80 % of the image, too large
+    masks, useful = _targets(labels, torch.tensor([True, False]))
+    assert useful.tolist() == [False, True]  # the other 20 % are the background, or a region
+    assert torch.equal(masks[1], (labels[1] == 0).to(torch.int8))
 
 
 def test_subjects_of_some_tasks_differ_by_less_than_a_pixel():
