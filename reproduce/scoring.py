@@ -69,7 +69,7 @@ def score_run(
         seed: of the run.
         sources: the tasks of each data set.
         folder: gets NAME-SEED.csv and, for networks with InterConv, NAME-SEED-following.csv. A file that is newer than
-            the weights is kept.
+            the weights, and of the same data sets, is kept.
         prompt_seeds: the number of repetitions, over which Dice is averaged.
     """
     run = run_folder(out, name, seed)
@@ -77,7 +77,7 @@ def score_run(
     is_set = plan.config(name, seed, out).interconv is not None
     ensemble = Ensemble.open([run])
     file = folder / f"{name}-{seed}.csv"
-    if not _is_newer(file, weights):
+    if not _is_current(file, weights, sources):
         rows = []
         for source, groups in sources.items():
             # A baseline does not see the other images of a set.
@@ -88,7 +88,7 @@ def score_run(
         write_rows(file, rows)
     opponent = plan.following.get(name)
     file = folder / f"{name}-{seed}-following.csv"
-    if opponent is not None and not _is_newer(file, weights):
+    if opponent is not None and not _is_current(file, weights, sources):
         baseline = Ensemble.open([run_folder(out, opponent, seed)])
         rows = []
         for source, groups in sources.items():
@@ -97,8 +97,11 @@ def score_run(
         write_rows(file, [{("prompted_images" if k == "set_size" else k): v for k, v in row.items()} for row in rows])
 
 
-def _is_newer(file: Path, time: float) -> bool:
-    return file.exists() and file.stat().st_mtime > time
+def _is_current(file: Path, weights: float, sources: Iterable[str]) -> bool:
+    """Whether a file of scores is newer than the weights, and of the same data sets."""
+    return (
+        file.exists() and file.stat().st_mtime > weights and {row["source"] for row in read_rows(file)} == set(sources)
+    )
 
 
 def _averaged(scores: Iterable[tuple[str, str, str, str, int | None, int, Mapping[str, float]]]) -> list[Row]:

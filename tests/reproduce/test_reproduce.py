@@ -42,7 +42,7 @@ def plan(tmp_path, monkeypatch):
     return Plan.read(tmp_path / "tiny.yaml")
 
 
-@pytest.mark.parametrize("name", ["interactive", "quick"])
+@pytest.mark.parametrize("name", ["interactive", "quick", "small"])
 def test_committed_plans_can_be_read(name, request, tmp_path):
     plan = Plan.read(request.config.rootpath / f"reproduce/{name}.yaml")
     configs = {run: plan.config(run, 1, tmp_path) for run in plan.runs}
