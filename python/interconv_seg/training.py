@@ -7,7 +7,6 @@ a random state nor the state of a schedule.
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 import time
@@ -32,20 +31,11 @@ from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
 from .runs import load_weights, warm_start
 from .seeding import seed_of
-from .training_log import TrainingLog
+from .training_log import COLUMNS, TrainingLog, peak_memory_mb
 
 POLY_EXPONENT = 0.9  # as in nnU-Net
 NNUNET_MOMENTUM = 0.99
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-COLUMNS = (
-    "step",
-    "loss",  # of training, per sample, over the interval
-    "validation_loss",  # per sample
-    "validation_dice",  # the mean over samples
-    "learning_rate",
-    "images_per_second",  # in training, including the loading of data
-    "peak_memory_mb",  # of the tensors on the GPU, else of the process
-)
 
 
 class Batches(Protocol):
@@ -328,7 +318,7 @@ def _finish_interval(
             f"{folder}: the validation loss is {validation_loss} at step {training.step}; a lower learning rate may"
             " help"
         )
-    values = (loss, validation_loss, validation_dice, rate, images / seconds, _peak_memory_mb(training.device))
+    values = (loss, validation_loss, validation_dice, rate, images / seconds, peak_memory_mb(training.device))
     row = dict(zip(COLUMNS, (training.step, *values), strict=True))
     log.append(row)
     training.loss_sum.zero_()
@@ -351,13 +341,6 @@ def _progress_line(row: dict[str, float], training: Training) -> str:
         f"step {row['step']}: loss {row['loss']:.4f}, validation {row['validation_loss']:.4f} ({best}), Dice"
         f" {row['validation_dice']:.3f}, {row['images_per_second']:.0f} images/s, {row['peak_memory_mb']:.0f} MB"
     )
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from interconv_kernels._files import write_text
+
+COLUMNS = (
+    "step",
+    "loss",  # of training, per sample, over the interval
+    "validation_loss",  # per sample
+    "validation_dice",  # the mean over samples
+    "learning_rate",
+    "images_per_second",  # in training, including the loading of data
+    "peak_memory_mb",  # of the tensors on the GPU, else of the process
+)
 
 
 class TrainingLog:
@@ -41,3 +55,15 @@ class TrainingLog:
             csv.writer(stream, lineterminator="\n").writerow([row[name] for name in self.columns])
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The peak memory of the tensors on a GPU, else of the process.
+
+    Args:
+        device: of the training.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
