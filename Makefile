@@ -14,10 +14,13 @@ WHEEL_TORCH ?= 2.13.0
 
 NEWEST_TRITON := .triton-newest
 
+REPRODUCE := OMP_NUM_THREADS=1 $(BIN)/python -m reproduce
+DATA ?= data
+
 # MkDocs would otherwise advertise its successor.
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: help test test-page test-launches test-fuzz test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
+.PHONY: help reproduce reproduce-quick reproduce-validate reproduce-test test test-page test-launches test-fuzz test-machine-code test-machine-code-native test-compile test-integrations test-wheel hf-kernel docs test-docs lint format demo bench bench-smoke gpu-table test-newest-triton lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -102,6 +105,22 @@ format: $(READY) ## fix what ruff and clang-format can fix
 
 demo: $(READY) ## train SimpleUNet with and without InterConv on simulated scans and compare (6 minutes on 2 cores)
 	$(BIN)/python -m interconv_seg.demo $(ARGS)
+
+reproduce-quick: $(READY) ## a baseline, InterConv in it, and both trained on, on synthetic tasks: does the set help? (10 minutes on 2 cores)
+	$(REPRODUCE) train reproduce/quick.yaml
+	$(REPRODUCE) validate reproduce/quick.yaml
+
+# One process for each seed, with one thread each.
+
+reproduce: $(READY) ## train the networks of the interactive claim; stops after two hours, and goes on when called again (DATA=folder of .npz)
+	$(REPRODUCE) train reproduce/interactive.yaml --seeds 1 & other=$$!; \
+	$(REPRODUCE) train reproduce/interactive.yaml --seeds 0; first=$$?; wait $$other && exit $$first
+
+reproduce-validate: $(READY) ## compare them on the data to choose on
+	$(REPRODUCE) validate reproduce/interactive.yaml --data $(DATA)
+
+reproduce-test: $(READY) ## once, when nothing is chosen any more: test them, into reproduce/results
+	$(REPRODUCE) test reproduce/interactive.yaml --data $(DATA)
 
 bench: $(READY) ## the paper's layers against eager torch (half an hour on 2 cores; ARGS="--device cuda" on a GPU)
 	$(BIN)/python -m benchmarks run --suite paper $(ARGS)

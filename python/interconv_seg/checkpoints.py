@@ -29,12 +29,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str, mapped: bool = False) -> dict[str, Any]:
     """Reads a checkpoint: only tensors and plain values, without running code.
 
     Args:
         path: the file.
         device: where the tensors go.
+        mapped: the tensors stay in the file, whose memory the processes that read it share.
 
     Raises:
         ValueError: the file cannot be read, is not as it was written, or holds weights that are not finite.
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     if not path.is_file():  # to open a pipe could block for ever
         raise ValueError(f"{path}: no regular file, expected a checkpoint")
     try:
-        stored = torch.load(path, map_location=device, weights_only=True)
+        stored = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
         state: dict[str, Any] = stored["state"]
         expected = stored["digest"]
     except torch.OutOfMemoryError:

@@ -18,6 +18,7 @@ from interconv_kernels.errors import unknown_name
 from .data.augmentation import AUGMENTATIONS
 from .data.nifti import AXES, Axis
 from .data.sampling import Sampling
+from .data.set_augmentation import SET_AUGMENTATIONS
 from .data.sets import SetRule
 from .data.slices import check_slices
 from .networks import SetNetwork, build
@@ -33,7 +34,7 @@ Schedule: TypeAlias = Literal["constant", "cosine", "poly"]
 Optimizer: TypeAlias = Literal["adam", "sgd"]
 Prompted: TypeAlias = Literal["all", "some"]
 Selection: TypeAlias = Literal["loss", "dice"]
-RECIPES = ("small", "paper-interactive", "paper-automatic", "nnunet")
+RECIPES = ("small", "synthetic", "paper-interactive", "paper-automatic", "nnunet")
 CHOICES: dict[str, tuple[str, ...]] = {
     "mode": get_args(Mode),
     "axis": AXES,
@@ -52,6 +53,7 @@ MAXIMUM = {
     "features": 16384,
     "size": 8192,
     "sets_per_batch": 65536,
+    "images_per_batch": 65536,
     "set_sizes": 65536,
     "steps": 10**9,
     "interval": 10**9,
@@ -80,15 +82,19 @@ class Config:
         axis: the anatomical plane of the slices of volumes.
         group_regex: finds the subject in the name of a case (`data.read`).
         sets_per_batch: B.
+        images_per_batch: instead of B, the number of images in a batch. Each set then has a K of its own, and the loss
+            is divided by the number of images instead of sets, so that its scale does not depend on K.
         set_sizes: (min, max) images in a set; None: all scans of a subject.
-        augmentation: a name in `data.AUGMENTATIONS`. Its geometry is the same for a whole set in automatic mode, where
-            scans are aligned.
+        augmentation: a name in `data.AUGMENTATIONS`, whose geometry is the same for a whole set in automatic mode,
+            where scans are aligned; or "sets" or "sets-apart" (`data.SetAugmentation`).
         kind: of the prompts in training (`draw_prompts`).
         scribbles: how scribbles are drawn in training (`draw_prompts`).
         boxes: in interactive mode, the probability of a box around the label in training. Above 0, the network has one
             more input channel for boxes.
         rounds: in interactive mode, the passes of a training step. From the second on, prompts are added where the last
             prediction is wrong (`add_corrections`); the loss is the mean over the rounds.
+        few_prompts: the part of the training batches with 1 or 2 positive and up to 2 negative prompts an image; the
+            others have 1 to 6 and up to 6.
         prompted: which images of a set have prompts in training: "all"; or "some", n of K, n uniform in 1..K.
         focal_gamma: in interactive mode, the exponent of the focal loss.
         squared_dice: in interactive mode, soft Dice with squared denominators (`interactive_loss`).
@@ -99,6 +105,9 @@ class Config:
         learning_rate: of the optimizer.
         weight_decay: of the optimizer.
         clip: the maximum norm of the gradient; None: no limit.
+        warmup: the first steps, in which the learning rate grows linearly.
+        ema: the decay of an exponential moving average of the weights, which is then what is validated and kept as the
+            best weights; None: the weights themselves.
         schedule: of the learning rate. "constant"; or, decreasing to 0 at the last step, "cosine" or "poly", (1 -
             step/steps)^0.9, as nnU-Net's.
         precision: "float32"; or "bfloat16" or (only on CUDA) "float16" by autocast, with weights in float32.
@@ -106,6 +115,8 @@ class Config:
             the gradient.
         seed: of the weights, the batches and all other random choices.
         initial: the folder of a run whose best weights are the first ones (fine-tuning); None: random weights.
+        warm_start: the folder of a run of the baseline of this network. Its best weights are the first ones of the own
+            halves, and the set halves are 0 (`ik.replace_with_interconv`): the outputs start as those of the baseline.
         sets_of: which images may form a set (`data.group_samples`); None: those of a task in interactive mode, those of
             a subject in automatic mode.
         one_per_subject: in interactive mode, of each subject only the image with the largest area of the label.
@@ -136,12 +147,14 @@ class Config:
     axis: Axis = "axial"
     group_regex: str | None = None
     sets_per_batch: int = 8
+    images_per_batch: int | None = None
     set_sizes: tuple[int, int] | None = (1, 8)
     augmentation: str = "small"
     kind: PromptKind = "mixed"
     scribbles: ScribbleKind = "stroke"
     boxes: float = 0.0
     rounds: int = 1
+    few_prompts: float = 0.0
     prompted: Prompted = "all"
     focal_gamma: float = 2.0
     squared_dice: bool = False
@@ -152,11 +165,14 @@ class Config:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     clip: float | None = None
+    warmup: int = 0
+    ema: float | None = None
     schedule: Schedule = "constant"
     precision: Precision = "float32"
     accumulate: int = 1
     seed: int = 0
     initial: str | None = None
+    warm_start: str | None = None
     sets_of: SetRule | None = None
     one_per_subject: bool = False
     slices: str = "all"
@@ -183,9 +199,21 @@ class Config:
             if value is not None and not minimum < value < math.inf:
                 expected = "above 0" if minimum == 0 else "of at least 0"
                 raise ValueError(f"{name} = {value}: expected a finite number {expected}")
-        for name in ("augmentation", "set_augmentation"):
-            if getattr(self, name) not in AUGMENTATIONS:
-                raise unknown_name(name, getattr(self, name), list(AUGMENTATIONS))
+        if self.set_augmentation not in AUGMENTATIONS:
+            raise unknown_name("set_augmentation", self.set_augmentation, list(AUGMENTATIONS))
+        if not 0 <= self.few_prompts <= 1:
+            raise ValueError(f"few_prompts = {self.few_prompts}: expected from 0 to 1")
+        if not 0 <= self.warmup <= MAXIMUM["steps"]:
+            raise ValueError(f"warmup = {self.warmup}: expected from 0 to {MAXIMUM['steps']}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema = {self.ema}: expected a decay between 0 and 1, such as 0.999")
+        if self.warm_start is not None and (self.initial is not None or self.interconv != "replace"):
+            raise ValueError(
+                f"warm_start = {self.warm_start!r} with interconv = {self.interconv!r} and initial = {self.initial!r}:"
+                " expected interconv = 'replace' and no initial"
+            )
+        if self.augmentation not in (known := [*AUGMENTATIONS, *SET_AUGMENTATIONS]):
+            raise unknown_name("augmentation", self.augmentation, known)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), list(allowed))

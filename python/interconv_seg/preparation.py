@@ -38,10 +38,13 @@ from .data.augmentation import in_turn
 from .data.files import IGNORED
 from .data.nifti import Axis
 from .data.prompt_files import resize_prompts
-from .data.sets import PromptMaker
+from .data.set_augmentation import SET_AUGMENTATIONS
+from .data.sets import PromptMaker, Transform
+from .data.synthetic import PREFIX, is_synthetic
 from .prompts import draw_prompts
-from .seeding import seed_of
+from .seeding import random_of, seed_of
 
+FEW_POSITIVE, FEW_NEGATIVE = (1, 2), (0, 2)  # prompts of an image in a batch with few
 MIN_TASK_IMAGES = 8  # images of a task in evaluation (section 4.1)
 
 
@@ -77,7 +80,12 @@ def read_data(config: Config, paths: Sequence[str]) -> list[Collection]:
     Raises:
         DataError: as in `data.read` and `data.select_slices`.
     """
-    return [select_slices(read(path, config.axis, config.group_regex), config.slices) for path in paths]
+    if config.mode == "automatic" and any(map(is_synthetic, paths)):
+        raise DataError(f"{PREFIX}...: each task has labels of its own, expected interactive mode")
+    return [
+        read(path) if is_synthetic(path) else select_slices(read(path, config.axis, config.group_regex), config.slices)
+        for path in paths
+    ]
 
 
 def check_disjoint(training: Sequence[Collection], validation: Sequence[Collection]) -> None:
@@ -157,7 +165,7 @@ def groups_of(
             collection = (split if split is not None and known else Split.of([collection])).select(collection, part)
         read = collection.samples(config.size, config.channels)
         if config.mode == "interactive":
-            samples = [store.keep_sample(sample) for sample in read]
+            samples = list(read) if collection.in_memory else [store.keep_sample(sample) for sample in read]
             groups += group_samples(samples, config.rule, collection.labels, min_images, config.one_per_subject)
         else:
             samples = [store.keep_sample(sample) for sample in to_classes(read, config, collection)]
@@ -218,6 +226,8 @@ def recorded_prompts(
 def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
     """Checks that the data of a run are those that it began with, or notes them in data.json at its beginning.
 
+    Synthetic tasks are not noted: the config says all about them.
+
     Args:
         folder: of the run.
         groups: all that were loaded.
@@ -225,7 +235,12 @@ def check_unchanged(folder: Path, groups: Sequence[Group]) -> None:
     Raises:
         DataError: images were added, removed or changed.
     """
-    found = {f"{g.name}/{s.name}": digest([s.image, s.mask])[:16] for g in groups for s in g.samples}
+    found = {
+        f"{g.name}/{s.name}": digest([s.image, s.mask])[:16]
+        for g in groups
+        if not is_synthetic(g.name)
+        for s in g.samples
+    }
     file = folder / "data.json"
     if not file.exists():
         write_text(file, json.dumps(found, indent=0) + "\n")
@@ -306,20 +321,33 @@ def training_batches(config: Config, groups: Sequence[Group]) -> SetBatches:
         config: of the run.
         groups: to sample sets from.
     """
-    of_sample = replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic")
+    transforms: list[Transform] = []
     of_set = replace(AUGMENTATIONS[config.set_augmentation], shared_geometry=True, shared_intensities=True)
-    transforms = [part for part in (of_set, of_sample) if part.changes_anything]
+    if of_set.changes_anything:
+        transforms.append(of_set)
+    if config.augmentation in SET_AUGMENTATIONS:
+        transforms.append(SET_AUGMENTATIONS[config.augmentation])
+    elif config.augmentation != "none":
+        transforms.append(replace(AUGMENTATIONS[config.augmentation], shared_geometry=config.mode == "automatic"))
     return SetBatches(
         groups,
         config.sets_per_batch,
         config.set_sizes,
         partial(in_turn, transforms) if transforms else None,
-        prompts_of(config),
+        partial(_training_prompts, config) if config.mode == "interactive" else None,
         seed_of(config.seed, "training"),
         config.prompted == "some",
         config.sampling,
         config.weights,
+        config.images_per_batch,
     )
+
+
+def _training_prompts(config: Config, masks: Tensor, seeds: Sequence[int]) -> Tensor:
+    draw = partial(draw_prompts, kind=config.kind, scribbles=config.scribbles, boxes=config.boxes or None)
+    if random_of("few prompts", seeds[0]).random() < config.few_prompts:
+        return draw(masks, seeds, FEW_POSITIVE, FEW_NEGATIVE)
+    return draw(masks, seeds)
 
 
 class _ValidationBatches(Sequence[Batch]):

@@ -11,11 +11,14 @@ tensorboard/    the values of metrics.csv for TensorBoard
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+
+import interconv_kernels as ik
 
 from .checkpoints import load_checkpoint
 from .config import Config
@@ -66,11 +69,32 @@ def load_weights(network: SetNetwork, file: Path, device: torch.device | str) ->
     Raises:
         ValueError: the checkpoint cannot be used, or is not of such a network.
     """
-    weights = load_checkpoint(file, device)["network"]
+    _load(network, load_checkpoint(file, device)["network"], file)
+
+
+def _load(network: SetNetwork, weights: Mapping[str, Any], file: Path) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{file}: does not fit the network ({' '.join(str(error).split())[:300]})") from error
+
+
+def warm_start(network: SetNetwork, folder: Path, device: torch.device | str) -> None:
+    """Gives an InterConv network the best weights of its baseline: Wu = W, Ws = 0, so that it starts with its outputs.
+
+    Args:
+        network: with the placement "replace".
+        folder: of a run of the baseline with as many features.
+        device: where the weights are read to.
+
+    Raises:
+        ValueError: the run cannot be used, or is not of such a baseline.
+    """
+    baseline = Run.open(folder, device)
+    if baseline.config.interconv is not None:
+        raise ValueError(f"{folder}: a run with InterConv ({baseline.config.interconv}), expected one of the baseline")
+    ik.replace_with_interconv(baseline.network)
+    _load(network, baseline.network.state_dict(), folder)
 
 
 def common_config(runs: Sequence[Run]) -> Config:

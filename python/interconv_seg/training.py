@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -29,7 +30,7 @@ from .folder_lock import locked
 from .inference import class_probabilities
 from .losses import automatic_loss, interactive_loss
 from .metrics import dice_scores
-from .runs import load_weights
+from .runs import load_weights, warm_start
 from .seeding import seed_of
 from .training_log import COLUMNS, HELD_OUT_COLUMNS, TrainingLog, peak_memory_mb
 
@@ -68,6 +69,7 @@ class Training:
             raise ValueError(f"precision = 'float16' on {self.device}: expected a CUDA device (bfloat16 runs anywhere)")
         self.network = config.new_network().to_device(self.device)
         self.optimizer = _optimizer(config, self.network)
+        self.averaged: AveragedModel | None = None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.loss_function: Callable[..., Tensor] = automatic_loss
         if config.mode == "interactive":
@@ -90,12 +92,12 @@ class Training:
         self.optimizer.zero_grad()
         first = 0
         for part in batch.split(self.config.accumulate):
-            # The loss of a batch is a mean over its sets and the rounds, so each part has the weight of its sets.
-            weight = len(part.groups) / (len(batch.groups) * self.config.rounds)
-            for round_loss, _ in self._rounds(part, first, "step", self.step):
+            # The loss of a part is a mean over its sets; that of the batch one over its sets or its images, and the rounds.
+            weight = len(part.groups) / (self._divisor(batch) * self.config.rounds)
+            for round_loss, _ in self._rounds(self.network, part, first, "step", self.step):
                 loss = round_loss * weight
                 self.scaler.scale(loss).backward()
-                self.loss_sum += loss.detach().double() * len(batch.groups)
+                self.loss_sum += loss.detach().double() * self._divisor(batch)
             first += len(part.images)
             self.samples += len(part.images)
         if self.config.clip is not None:
@@ -103,6 +105,7 @@ class Training:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._average()
         self.step += 1
 
     @property
@@ -114,7 +117,24 @@ class Training:
             "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
             "poly": (1 - progress) ** POLY_EXPONENT,
         }
-        return self.config.learning_rate * factors[self.config.schedule]
+        warm = min(1.0, (self.step + 1) / (self.config.warmup + 1))
+        return self.config.learning_rate * warm * factors[self.config.schedule]
+
+    @property
+    def best_network(self) -> torch.nn.Module:
+        """The network that is validated: with averaged weights, if they are averaged."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    def _divisor(self, batch: Batch) -> int:
+        return len(batch.groups) if self.config.images_per_batch is None else len(batch.images)
+
+    def _average(self) -> None:
+        """Takes the weights of this step into their average, which begins with those of the first step."""
+        if self.config.ema is None:
+            return
+        if self.averaged is None:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+        self.averaged.update_parameters(self.network)
 
     @torch.no_grad()
     def validate(self, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -126,12 +146,12 @@ class Training:
         Returns:
             The loss per sample, and the mean over samples of their mean Dice (`dice_scores`), over all rounds.
         """
-        self.network.eval()
+        network = self.best_network.eval()
         loss, images, dice = 0.0, 0, []
         for i, batch in enumerate(batches):
             assert batch.masks is not None
             images += len(batch.images)
-            for round_loss, logits in self._rounds(batch, 0, "validation", i):
+            for round_loss, logits in self._rounds(network, batch, 0, "validation", i):
                 loss += float(round_loss) * len(batch.groups)
                 predicted = class_probabilities(logits).argmax(1)
                 dice.append(dice_scores(predicted, batch.masks.to(self.device), max(2, self.config.classes)))
@@ -148,6 +168,7 @@ class Training:
             "best_loss": self.best_loss,
             "loss_sum": self.loss_sum,
             "samples": self.samples,
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
         }
 
     def load(self, file: Path) -> None:
@@ -166,10 +187,16 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
             self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+            if state.get("averaged") is not None:
+                self._average()
+                assert self.averaged is not None
+                self.averaged.load_state_dict(state["averaged"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{file}: does not fit the training ({' '.join(str(error).split())[:300]})") from error
 
-    def _rounds(self, batch: Batch, first: int, *name: int | str) -> Iterator[tuple[Tensor, Tensor]]:
+    def _rounds(
+        self, network: torch.nn.Module, batch: Batch, first: int, *name: int | str
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The loss and the finest logits of each round.
 
         The seeds of corrections are those of `name` and of the number of the sample, counted from `first`.
@@ -178,7 +205,7 @@ class Training:
         def predict(part: Batch) -> tuple[tuple[Tensor, Tensor], Tensor]:
             assert part.masks is not None
             with self._autocast():
-                logits = self.network(part.inputs, part.sets)
+                logits = network(part.inputs, part.sets)
             finest = logits[0] if isinstance(logits, list) else logits
             return (self.loss_function(logits, part.masks, part.sets), finest), finest.detach()[:, 0] > 0
 
@@ -261,6 +288,8 @@ def _train(
         training.load(folder / "last.pt")
     elif config.initial is not None:
         load_weights(training.network, Path(config.initial) / "best.pt", training.device)
+    elif config.warm_start is not None:
+        warm_start(training.network, Path(config.warm_start), training.device)
     loader: DataLoader[Batch] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
@@ -328,7 +357,11 @@ def _finish_interval(
         raise ValueError(f"{folder}: no image for validation has a structure, expected some to select weights by Dice")
     if found < training.best_loss:
         training.best_loss, training.best_step = found, training.step
-        best = {"network": training.network.state_dict(), "step": training.step, "validation_loss": validation_loss}
+        best = {
+            "network": training.best_network.state_dict(),
+            "step": training.step,
+            "validation_loss": validation_loss,
+        }
         save_checkpoint(folder / "best.pt", best)
     save_checkpoint(folder / "last.pt", training.state())
     return row

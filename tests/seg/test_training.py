@@ -17,7 +17,7 @@ from interconv_seg import training
 from interconv_seg.checkpoints import load_checkpoint, save_checkpoint
 from interconv_seg.config import RECIPES, Config, read_recipe
 from interconv_seg.data import Group, Sample, SetBatches, collate
-from interconv_seg.networks.registry import SIZES
+from interconv_seg.networks.registry import FAMILIES, SIZES
 from interconv_seg.prompts import draw_prompts
 from interconv_seg.runs import Run, common_config
 from interconv_seg.training import Training, train
@@ -54,7 +54,9 @@ def groups(count=4, seed=0, size=16):
 
 
 def train_discs(folder, config=CONFIG, **options):
-    batches = SetBatches(groups(), config.sets_per_batch, (1, 4), seed=config.seed)
+    batches = SetBatches(
+        groups(), config.sets_per_batch, (1, 4), seed=config.seed, images_per_batch=config.images_per_batch
+    )
     return train(folder, config, batches, [collate(groups(2, seed=1))], **options)
 
 
@@ -70,7 +72,7 @@ def weights(folder, name):
     return state
 
 
-def train_and_die(folder, when, network, workers):
+def train_and_die(folder, when, options, workers):
     """Kills this process, as `kill -9` does, while it trains.
 
     Within step 5; or after row 6, before both checkpoints of step 6; or between these two checkpoints.
@@ -90,7 +92,7 @@ def train_and_die(folder, when, network, workers):
         training.save_checkpoint = lambda path, state: (
             die() if state["step"] == 6 and path.name == "last.pt" else save(path, state)
         )
-    train_discs(Path(folder), replace(CONFIG, network=network), workers=workers)
+    train_discs(Path(folder), replace(CONFIG, **options), workers=workers)
 
 
 @pytest.fixture
@@ -102,13 +104,22 @@ def one_thread():
 
 
 @pytest.mark.parametrize(
-    ("network", "workers", "moments"), [("simpleunet", 0, ("step", "row", "best")), ("swinunet", 2, ("step", "best"))]
+    ("options", "workers", "moments"),
+    [
+        ({}, 0, ("step", "row", "best")),
+        (
+            {"images_per_batch": 7, "warmup": 4, "ema": 0.9, "clip": 1.0, "schedule": "cosine"},
+            0,
+            ("step", "row", "best"),
+        ),
+        ({"network": "swinunet"}, 2, ("step", "best")),
+    ],
 )
-def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread, network, workers, moments):
-    config = replace(CONFIG, network=network)
+def test_a_killed_run_resumes_with_the_same_bits(tmp_path, one_thread, options, workers, moments):
+    config = replace(CONFIG, **options)
     train_discs(tmp_path / "whole", config)
     for when in moments:
-        call = f"train_and_die({str(tmp_path / 'killed')!r}, {when!r}, {network!r}, {workers})"
+        call = f"train_and_die({str(tmp_path / 'killed')!r}, {when!r}, {options!r}, {workers})"
         command = [sys.executable, "-c", f"import test_training; test_training.{call}"]
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -222,7 +233,7 @@ def test_optimizers_and_clipping():
 def test_recipes_are_configurations(name):
     values = {"mode": "automatic", **read_recipe(name)}
     config = Config(**values, labels={1: "a"} if values["mode"] == "automatic" else {})
-    assert config.network in SIZES
+    assert config.network in (SIZES if config.features is None else FAMILIES)
     with torch.device("meta"):
         config.new_network()
 

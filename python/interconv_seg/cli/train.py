@@ -54,8 +54,14 @@ def add(subparsers: Any) -> None:
         help="start from the best weights of this run, and take its network unless another is given",
     )
     start.add_argument(
+        "--warm-start",
+        metavar="RUN",
+        type=Path,
+        help="give the network of this run, a baseline, InterConv layers that change nothing at first, and train it",
+    )
+    start.add_argument(
         "--recipe",
-        choices=("small", "paper-interactive", "paper-automatic", "nnunet"),
+        choices=("small", "synthetic", "paper-interactive", "paper-automatic", "nnunet"),
         help="take what is not given from this recipe",
     )
     start.add_argument(
@@ -117,6 +123,12 @@ def add(subparsers: Any) -> None:
     training = parser.add_argument_group("training")
     training.add_argument("--sets-per-batch", metavar="B", type=positive_int, help="sets in a batch (default: 8)")
     training.add_argument(
+        "--images-per-batch",
+        metavar="N",
+        type=positive_int,
+        help="instead: images in a batch, of sets each with a size of its own",
+    )
+    training.add_argument(
         "--set-sizes",
         metavar="MIN-MAX",
         type=set_sizes,
@@ -138,8 +150,8 @@ def add(subparsers: Any) -> None:
     )
     training.add_argument(
         "--augmentation",
-        choices=("none", "small", "scribbleprompt", "nnunet"),
-        help="random changes of each image (default: small)",
+        choices=("none", "small", "scribbleprompt", "nnunet", "sets", "sets-apart"),
+        help="random changes of each image; 'sets' and 'sets-apart' also of the whole set (default: small)",
     )
     training.add_argument(
         "--set-augmentation",
@@ -166,6 +178,12 @@ def add(subparsers: Any) -> None:
         choices=("all", "some"),
         help="which images of a set have prompts (interactive mode; default: all)",
     )
+    training.add_argument(
+        "--few-prompts",
+        metavar="PART",
+        type=float,
+        help="part of the batches with 1 or 2 positive prompts (interactive mode; default: 0)",
+    )
     training.add_argument("--steps", type=positive_int, help="maximum number of steps (default: 100000)")
     training.add_argument("--interval", type=positive_int, help="steps between validations (default: 125)")
     training.add_argument(
@@ -182,6 +200,12 @@ def add(subparsers: Any) -> None:
     training.add_argument("--learning-rate", type=float, help="learning rate (default: 0.001)")
     training.add_argument(
         "--schedule", choices=("constant", "cosine", "poly"), help="schedule of the learning rate (default: constant)"
+    )
+    training.add_argument(
+        "--warmup", metavar="STEPS", type=int, help="steps in which the learning rate grows (default: 0)"
+    )
+    training.add_argument(
+        "--ema", metavar="DECAY", type=float, help="average the weights with this decay, such as 0.999"
     )
     training.add_argument("--clip", metavar="NORM", type=float, help="maximum norm of the gradient (default: no limit)")
     training.add_argument(
@@ -285,15 +309,17 @@ def _train(folder: Path, config: Config, split: Split | None, device: str, worke
 def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The entries of a Config that the options give."""
     from ..config import Config
+    from ..data.synthetic import absolute
 
     given = {entry.name: getattr(args, entry.name, None) for entry in fields(Config)}
     given["data"], given["validation_data"] = (
-        paths and tuple(str(Path(path).resolve()) for path in paths) for paths in (args.data, args.validation)
+        paths and tuple(map(absolute, paths)) for paths in (args.data, args.validation)
     )
     if args.weights is not None:
         given["weights"] = dict(args.weights)
     if args.features is not None:
         given["features"] = args.features[0] if len(args.features) == 1 else tuple(args.features)
+    given["warm_start"] = None if args.warm_start is None else str(args.warm_start.resolve())
     given = {name: value for name, value in given.items() if value is not None}
     words = {"interconv": "none", "size": "stored", "set_sizes": "all"}  # for None
     return {name: None if value == words.get(name) else value for name, value in given.items()}
@@ -326,6 +352,7 @@ def _resumed(args: argparse.Namespace, folder: Path) -> Config:
 def _configs(args: argparse.Namespace) -> list[Config]:
     """The config of each seed: of the options, the YAML file, the recipe and the defaults, in this order."""
     from ..config import Config, read_recipe, read_values
+    from ..networks import SIZES
     from ..preparation import labels_of
 
     values: dict[str, Any] = {"network": "simpleunet-60K", "interconv": "replace"}
@@ -337,6 +364,10 @@ def _configs(args: argparse.Namespace) -> list[Config]:
         values["initial"] = str(args.fine_tune.resolve())
     if args.config is not None:
         values |= read_values(args.config)
+    if args.warm_start is not None:
+        baseline = Config.read(args.warm_start)
+        family, width, _ = SIZES.get(baseline.network, (baseline.network, baseline.features, None))
+        values |= {"network": family, "features": width, "interconv": "replace"}
     values |= _given(args)
     missing = [f"--{name}" for name in ("mode", "data") if not values.get(name)]
     if missing or args.out is None:

@@ -7,9 +7,11 @@ from .outputs import check_outputs, write_masks, write_segmentations
 from .prompt_files import prompt_files, read_prompts
 from .readers import read, read_folder, read_nnunet, read_npz
 from .scans import Collection, Sample, Scan, unit_range
+from .set_augmentation import SetAugmentation
 from .sets import Batch, Group, SetBatches, SetRule, collate, group_samples
 from .slices import select_slices
 from .subjects import Part, Split
+from .synthetic import SyntheticTasks
 
 __all__ = [
     "AUGMENTATIONS",
@@ -21,9 +23,11 @@ __all__ = [
     "Part",
     "Sample",
     "Scan",
+    "SetAugmentation",
     "SetBatches",
     "SetRule",
     "Split",
+    "SyntheticTasks",
     "TensorStore",
     "check_outputs",
     "collate",

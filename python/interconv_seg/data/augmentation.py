@@ -6,7 +6,7 @@ All random numbers are functions of the seeds of the sets, so that a resumed run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -220,7 +220,7 @@ class Augmentation:
 
 
 def in_turn(
-    augmentations: Sequence[Augmentation],
+    augmentations: Sequence[Callable[..., tuple[Tensor, Tensor | None]]],
     images: Tensor,
     masks: Tensor | None,
     lengths: Sequence[int],

@@ -22,6 +22,7 @@ from .nifti import Axis, is_nifti
 from .npz import read_npz
 from .scans import Collection, Scan, check_unique, progress, safe_name
 from .subjects import group_by_regex, group_by_table
+from .synthetic import SyntheticTasks, is_synthetic
 from .tables import read_table
 
 
@@ -32,13 +33,15 @@ def read(path: Path | str, axis: Axis = "axial", group_regex: str | None = None)
 
     Args:
         path: an .npz file (`read_npz`), an nnU-Net raw folder with a dataset.json or its imagesTr or imagesTs
-            (`read_nnunet`), or a plain folder (`read_folder`).
+            (`read_nnunet`), a plain folder (`read_folder`), or `synthetic:...` (`SyntheticTasks`).
         axis: the anatomical plane of the slices of volumes.
         group_regex: a regular expression that finds the subject in the name of a case, instead (`group_by_regex`).
 
     Raises:
         DataError: it is none of these, or cannot be used.
     """
+    if is_synthetic(path):
+        return SyntheticTasks.parse(str(path)).read()
     path = Path(path)
     collection = _read(path, axis)
     if group_regex is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ class Sample:
         name: of its `Scan`.
         subject: of its `Scan`.
         task: of its `Scan`.
-        image: float32 [C,H,W] in [0, 1].
-        mask: class indices, int16 [H,W], or None.
+        image: float32 [C,H,W] in [0, 1]; or uint8, which stands for image / 255 and takes less memory.
+        mask: class indices, int16 or int8 [H,W], or None.
         stored_size: (H, W) of the image in its file, before it was resized.
     """
 
@@ -139,7 +139,10 @@ class Collection:
         name: of the dataset.
         scans: in a fixed order; their names are unique.
         labels: the name of each class index but 0, the background.
+        in_memory: whether the samples are there already, so that they need not be kept once more.
     """
+
+    in_memory: ClassVar[bool] = False
 
     name: str
     scans: tuple[Scan, ...]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -196,7 +197,7 @@ def collate(
         seeds = [seed_of(group.name) for group in groups]
     samples = [sample for group in groups for sample in group.samples]
     _check(samples, masks_needed=prompts is not None)
-    images = torch.stack([sample.image for sample in samples])
+    images = torch.stack([s.image if s.image.is_floating_point() else s.image / 255 for s in samples])
     masks = None if samples[0].mask is None else torch.cat([found for g in groups if (found := g.masks()) is not None])
     lengths = [len(group.samples) for group in groups]
     if transform is not None:
@@ -237,6 +238,8 @@ class SetBatches(Dataset[Batch]):
             group (the label or the subject), as in ScribblePrompt; or "even", each group alike.
         weights: for hierarchical sampling, the weight of a data set, or of a part of it: "heart", "heart/mr". Among
             alternatives, each is sampled in proportion to its weight. Default: 1.
+        images_per_batch: instead of `sets_per_batch`: sets are sampled, each with a K of its own, until the batch has
+            this number of images; the last set is shortened to fit.
 
     Raises:
         ValueError: no groups, numbers that are out of range, or a weight of what no group is in.
@@ -253,27 +256,37 @@ class SetBatches(Dataset[Batch]):
         prompt_some: bool = False,
         sampling: Sampling = "even",
         weights: Mapping[str, float] | None = None,
+        images_per_batch: int | None = None,
     ):
         if not groups:
             raise ValueError("no groups: expected at least one (all tasks may have had too few images)")
         if sets_per_batch < 1:
             raise ValueError(f"sets_per_batch = {sets_per_batch}: expected at least 1")
+        if images_per_batch is not None and images_per_batch < 1:
+            raise ValueError(f"images_per_batch = {images_per_batch}: expected at least 1")
         if set_sizes is not None and not 1 <= set_sizes[0] <= set_sizes[1]:
             raise ValueError(f"set_sizes = {set_sizes}: expected (min, max) with 1 <= min <= max")
         self.groups, self.sets_per_batch, self.set_sizes = tuple(groups), sets_per_batch, set_sizes
         self.transform, self.prompts, self.seed, self.prompt_some = transform, prompts, seed, prompt_some
         self.probabilities = group_probabilities(self.groups, sampling, weights or {})
+        self.images_per_batch = images_per_batch
 
     def __getitem__(self, step: int) -> Batch:
         random = random_of(self.seed, "batch", step)
-        size = None if self.set_sizes is None else int(random.integers(self.set_sizes[0], self.set_sizes[1] + 1))
-        drawn = []
-        for _ in range(self.sets_per_batch):
+        drawn: list[Group] = []
+        size, left = self._set_size(random), self.images_per_batch
+        while len(drawn) < self.sets_per_batch if left is None else left > 0:
             group = self.groups[random.choice(len(self.groups), p=self.probabilities)]
+            if left is not None:
+                size = min(left, self._set_size(random) or left)
             order = random.permutation(len(group.samples))[:size]
             drawn.append(replace(group, samples=tuple(group.samples[i] for i in order)))
-        seeds = [seed_of(self.seed, "set", step, b) for b in range(self.sets_per_batch)]
+            left = None if left is None else left - len(order)
+        seeds = [seed_of(self.seed, "set", step, b) for b in range(len(drawn))]
         return collate(drawn, self.transform, self.prompts, seeds, self.prompt_some)
+
+    def _set_size(self, random: np.random.Generator) -> int | None:
+        return None if self.set_sizes is None else int(random.integers(self.set_sizes[0], self.set_sizes[1] + 1))
 
 
 def _prompted(lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
