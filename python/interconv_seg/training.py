@@ -92,7 +92,7 @@ class Training:
         self.optimizer.zero_grad()
         first = 0
         for part in batch.split(self.config.accumulate):
-            # The loss of a part is a mean over its sets; that of the batch one over its sets or its images, and the rounds.
+            # The loss of a part is a mean over its sets; that of the batch, over its sets or its images and the rounds.
             weight = len(part.groups) / (self._divisor(batch) * self.config.rounds)
             for round_loss, _ in self._rounds(self.network, part, first, "step", self.step):
                 loss = round_loss * weight
