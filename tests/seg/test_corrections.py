@@ -159,7 +159,7 @@ def test_evaluation_in_rounds():
     table = reports.summary_markdown(reports.summarize(scores), ["label"])
     assert "round" in table
     assert "round" not in reports.summary_markdown(reports.summarize(once), ["label"])
-    assert reports.scores_csv(scores, ["label"]).splitlines()[0].split(",")[7] == "round"
+    assert "round" in reports.scores_csv(scores, ["label"]).splitlines()[0].split(",")
 
 
 def test_boxes_in_evaluation():

@@ -26,9 +26,11 @@ LAYERS = (
     {"corrections", "metrics", "losses", "config"},
     {"runs"},
     {"preparation", "inference"},
-    {"training", "evaluation"},
+    {"stored_truth", "interactive"},
+    {"training", "evaluation", "page"},
     {"reports"},
     {"plots"},
+    {"paper"},
     {"demo", "cli"},
 )
 
