@@ -116,3 +116,13 @@ def test_baselines_are_those_for_such_sets():
     assert equal.keys() - ragged.keys() == {"concat", "compiled-concat", "eager-split"}
     assert ragged.keys() - equal.keys() == {"loop-concat", "loop-split", "padded-concat"}
     assert {"ours", "ours-split", "ours-centered", "ours-fused", "ours-concat"} <= equal.keys() & ragged.keys()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("memory_format", baselines.MEMORY_FORMATS)
+def test_every_implementation_of_volumes_is_right(memory_format, kernel):
+    for lengths in ((2, 2), (2, 1)):
+        case = Case(Layer("square", 4, 6, 5, 4, kernel=kernel, depth=3), lengths)
+        names = [name for name in baselines.ALL_IMPLEMENTATIONS if name not in ("compiled-concat", "ours-fused")]
+        for implementation in baselines.make_implementations(case, memory_format, CPU, names).values():
+            assert errors_of(implementation, ["fwd", "both"], memory_format=memory_format, case=case) == ""
