@@ -188,4 +188,4 @@ def test_kernels_are_compiled_ahead_and_not_run(gpu, tmp_path, monkeypatch, caps
     compiled = int(re.search(r"(\d+) kernels compiled in", printed)[1])
     assert compiled >= 4  # the layer, grad_u, grad_W, and sums over sets
     assert JITFunction.run is real
-    assert 4 <= len(list(tmp_path.rglob("*.cubin"))) <= compiled  # fewer if this process has compiled one before
+    assert 1 <= len(list(tmp_path.rglob("*.cubin"))) <= compiled  # fewer if this process has compiled some before
