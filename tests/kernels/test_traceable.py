@@ -12,11 +12,11 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._inductor import compile_fx, metrics
 
 import interconv_kernels as ik
-from interconv_kernels import choice, functional, traceable
+from interconv_kernels import arguments, choice, traceable
 
 
 def layer(case, backend="auto"):
-    conv = functional._conv(case.u, case.weight, **{"stride": 1, "padding": "same", "dilation": 1, **case.conv})
+    conv = arguments.conv_of(2, case.u, case.weight, **{"stride": 1, "padding": "same", "dilation": 1, **case.conv})
     sets = case.sets
     return traceable.interconv(case.u, case.weight, case.bias, sets.offsets, sets.set_ids, conv, backend)
 
