@@ -2,8 +2,9 @@
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="the environment of the integrations has no pydicom")
 from interconv_seg import data
 from interconv_seg.cli import main
 from interconv_seg.data.dicom import convert_dicom
