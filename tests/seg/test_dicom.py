@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-pydicom = pytest.importorskip("pydicom", reason="the environment of the integrations has no pydicom")
+pytest.importorskip("pydicom", reason="the environment of the integrations has no pydicom")
+import pydicom
 from interconv_seg import data
 from interconv_seg.cli import main
 from interconv_seg.data.dicom import convert_dicom
