@@ -52,7 +52,7 @@ ifeq ($(shell uname), Linux)
 endif
 
 test-page: $(READY) ## the page in headless Chromium (Debian's, installed if apt-get can), with screenshots in out/page
-	command -v chromium >/dev/null || apt-get install -y -q chromium
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; } || echo "no chromium: the browser tests are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page $(ARGS)
 
 test-launches: $(READY) ## the launches of the Triton kernels, recorded by a CUDA driver that runs nothing (part of make test)
